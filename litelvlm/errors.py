@@ -1,0 +1,18 @@
+"""Errors that a user can cause. Each message is one short line: what was given, what is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input. The message is fit to be shown to a user as it is."""
+
+
+class ModelError(InputError):
+    """A model cannot be loaded: it is unknown, its files are missing, corrupt or do not fit."""
+
+
+def unknown(kind: str, given: object, known: Iterable[str]) -> InputError:
+    """An `InputError` for a name that is not in a table, listing the names that are."""
+    return InputError(f"unknown {kind} {str(given)[:60]!r}; known: {', '.join(known)}")
