@@ -1,0 +1,200 @@
+"""The records a user holds: what was found, which tokens were used, what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from litelvlm.geometry import PatchFrame
+    from litelvlm.profiling import StageCost
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """Which of the N patch tokens of one picture entered the language model for one phrase.
+
+    Attributes:
+        indices: (K,) int64, patch numbers ascending; merged tokens that stand for no single
+            patch are left out.
+        reason: (K,) uint8, values of `litelvlm.pruning.Reason`, aligned with `indices`.
+        order: (K,) int64, patch numbers in the order in which they entered (-1: merged).
+        similarity: (N,) float32, raw dot product of patch and phrase, any sign; None where the
+            model offers none. Lowest first is what LiteLVLM ranks.
+        context: (N,) float32, context score, highest first; None likewise.
+        frame: where the patches lie in the picture.
+    """
+
+    indices: np.ndarray
+    reason: np.ndarray
+    order: np.ndarray
+    similarity: np.ndarray | None
+    context: np.ndarray | None
+    frame: PatchFrame
+
+    def kept(self, *reasons: int) -> np.ndarray:
+        """(N,) bool, the patches kept; with `reasons`, only those kept for one of them."""
+        chosen = np.isin(self.reason, reasons) if reasons else np.ones(len(self.indices), bool)
+        kept = np.zeros(self.frame.count, bool)
+        kept[self.indices[chosen]] = True
+        return kept
+
+    @property
+    def threshold(self) -> float | None:
+        """The highest similarity among the tokens kept for low similarity, or None."""
+        kept = self.kept(0)
+        return float(self.similarity[kept].max()) if self.similarity is not None and kept.any() else None
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one `ground` call cost. None stands for "not measured", never for zero.
+
+    Attributes:
+        stages: one entry a stage, in the order of the data flow.
+        tokens_total: N, patch tokens of the picture.
+        tokens_kept: image tokens that entered the language model, per phrase.
+        llm_tokens: length of the longest sequence that entered the language model: text + image.
+        weight_bytes: bytes of all weights of the model.
+        kv_cache_bytes: bytes of keys and values for `llm_tokens` positions of one phrase.
+        device: for example "cpu" or "cuda:0 (NVIDIA H200)".
+        dtype: for example "float32".
+        method: name of the selection method, "none" for the unpruned model.
+        layer_tokens: tokens in each language-model layer where a method prunes inside it.
+    """
+
+    stages: tuple[StageCost, ...]
+    tokens_total: int
+    tokens_kept: int
+    llm_tokens: int
+    weight_bytes: int
+    kv_cache_bytes: int
+    device: str
+    dtype: str
+    method: str
+    layer_tokens: tuple[int, ...] | None = None
+
+    def stage(self, name: str) -> StageCost | None:
+        """The entry of one stage, or None if it did not run."""
+        return next((cost for cost in self.stages if cost.stage == name), None)
+
+    @property
+    def total_ms(self) -> float:
+        """Wall time of all stages, milliseconds."""
+        return sum(cost.ms for cost in self.stages)
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.method}: {self.tokens_kept} of {self.tokens_total} image tokens, "
+            f"{self.llm_tokens} in the language model · {self.device} · {self.dtype}"
+        )
+        return "\n".join([head, *(f"  {cost}" for cost in self.stages)])
+
+
+@dataclass(frozen=True)
+class GroundingResult:
+    """The answer for one phrase.
+
+    Attributes:
+        image: (H, W, 3) uint8, the picture, upright.
+        phrase: as given.
+        mask: (H, W) bool; all False where nothing was found.
+        logits: (H, W) float32, mask logits; the mask is `logits > 0`.
+        text: the model's answer; in forced mode the answer template.
+        found: False where the model emitted no [SEG] or the mask is empty.
+        selection: the token map of this phrase.
+        unknown_words: words of the phrase outside the model's vocabulary, in order; always empty
+            for a model with an open vocabulary.
+        warnings: short notes for the user, for example that CLIP cut a long phrase.
+    """
+
+    image: np.ndarray
+    phrase: str
+    mask: np.ndarray
+    logits: np.ndarray
+    text: str
+    found: bool
+    selection: TokenMap
+    unknown_words: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def area_fraction(self) -> float:
+        """Share of the picture under the mask, 0..1."""
+        return float(self.mask.mean())
+
+    @property
+    def mask_rle(self) -> dict[str, Any]:
+        """The mask as COCO run-length encoding: {"size": [H, W], "counts": str}."""
+        from pycocotools import mask as coco
+
+        rle = coco.encode(np.asfortranarray(self.mask.astype(np.uint8)))
+        return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
+
+
+@dataclass(frozen=True)
+class GroundingResults(Sequence[GroundingResult]):
+    """The answers to all phrases of one call, in order, with the cost of the call.
+
+    Attributes:
+        items: one result a phrase.
+        costs: of the whole call, all phrases together.
+        settings: how it was asked: method, budget, split, order, positions, context, text, mode.
+        model: name of the model that answered.
+    """
+
+    items: tuple[GroundingResult, ...]
+    costs: Costs
+    settings: dict[str, Any] = field(default_factory=dict)
+    model: str = ""
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def,override]
+        return self.items[index]
+
+    def __iter__(self) -> Iterator[GroundingResult]:
+        return iter(self.items)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, ready for `json.dumps`; masks as COCO RLE."""
+        costs = self.costs
+        return {
+            "model": self.model,
+            "device": costs.device,
+            "dtype": costs.dtype,
+            "settings": self.settings,
+            "tokens_total": costs.tokens_total,
+            "tokens_kept": costs.tokens_kept,
+            "llm_tokens": costs.llm_tokens,
+            "weight_bytes": costs.weight_bytes,
+            "kv_cache_bytes": costs.kv_cache_bytes,
+            "results": [
+                {
+                    "phrase": item.phrase,
+                    "found": item.found,
+                    "text": item.text,
+                    "mask_rle": item.mask_rle,
+                    "area_fraction": item.area_fraction,
+                    "similarity_tokens": int((item.selection.reason == 0).sum()),
+                    "context_tokens": int((item.selection.reason == 1).sum()),
+                    "tokens": item.selection.indices.tolist(),
+                    "unknown_words": list(item.unknown_words),
+                    "warnings": list(item.warnings),
+                }
+                for item in self.items
+            ],
+            "costs": [
+                {
+                    "stage": cost.stage,
+                    "ms": cost.ms,
+                    "peak_bytes": cost.peak_bytes,
+                    "flops": cost.flops,
+                }
+                for cost in costs.stages
+            ],
+        }
