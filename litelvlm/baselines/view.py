@@ -1,0 +1,150 @@
+"""What a selection method sees and what it hands back. Pure tensors; axis letters as in `pruning`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from litelvlm.pruning import Reason, Selection
+
+
+@dataclass(frozen=True)
+class BlockView:
+    """One attention block of the image tower, as far as the methods ask about it.
+
+    Attributes:
+        query: (B, D), query of the class token, heads side by side.
+        keys: (B, N, D), keys of the patches.
+        values: (B, N, D), values of the patches.
+        attention: (B, heads, N), what the class token attends to: its softmax row, columns of
+            the patches. For a tower without a class token, the mean query takes its place.
+    """
+
+    query: Tensor
+    keys: Tensor
+    values: Tensor
+    attention: Tensor
+
+
+@dataclass(frozen=True)
+class TokenView:
+    """The tensors a method that runs before the language model may use.
+
+    Attributes:
+        hidden: (B, N, D), the patch tokens that would enter the language model.
+        similarity: (B, T, N), dot product of patches and phrases in the shared space.
+        text: (B, T, E), the phrases in the shared space.
+        projected: (B, N, E), the patches in the shared space.
+        grid: (rows, columns), rows * columns = N.
+        heads: attention heads of the image tower.
+        last: the last block; its inputs are `hidden`.
+        penultimate: the block before; for methods whose `needs` names it.
+        early: a block about a fifth of the way up; likewise.
+        llm: (B, N, L), the patches after the projector; likewise.
+    """
+
+    hidden: Tensor
+    similarity: Tensor
+    text: Tensor
+    projected: Tensor
+    grid: tuple[int, int]
+    heads: int
+    last: BlockView
+    penultimate: BlockView | None = None
+    early: BlockView | None = None
+    llm: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class SelectionOptions:
+    """The choices a caller may make; a method ignores those that mean nothing to it.
+
+    Attributes:
+        split: "paper", "released" or a fraction in 0..1 (see `litelvlm.pruning`).
+        order: "raster" or "released".
+        context: "released" (in effect the norm of the values) or "attention" (per head).
+        seed: for methods that draw at random; the same seed gives the same patch numbers to every
+            picture, so give each picture its own.
+    """
+
+    split: str | float = "paper"
+    order: str = "raster"
+    context: str = "released"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class InsideResult:
+    """What a method that prunes inside the language model hands back.
+
+    Attributes:
+        hidden: (P, S', L), final states (after the last norm) of the rows kept.
+        places: (P, S') int64, number of each row in the sequence that was given.
+        kept: (P, K) int64, patch numbers that reached the last layer, ascending; -1: merged.
+        layer_tokens: length of the sequence in each layer.
+        attention_bytes: bytes of the attention weights the method had to write out.
+    """
+
+    hidden: Tensor
+    places: Tensor
+    kept: Tensor
+    layer_tokens: tuple[int, ...]
+    attention_bytes: int
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to choose tokens.
+
+    Attributes:
+        name: as typed by users.
+        title: as printed in tables.
+        source: paper and public code it follows.
+        rule_text: the rule in one sentence.
+        where: "before" or "inside" the language model.
+        needs: optional fields of `TokenView` the rule reads.
+        rule: before: (TokenView, budget, SelectionOptions) -> Selection. inside: (LlamaModel,
+            inputs_embeds, attention_mask, position_ids, image_span, budget) -> InsideResult.
+        positions: "compact" or "original" where the method's own code says so; None leaves the
+            choice to the caller.
+    """
+
+    name: str
+    title: str
+    source: str
+    rule_text: str
+    where: str
+    needs: frozenset[str]
+    rule: Callable[..., Selection | InsideResult]
+    positions: str | None = None
+
+
+def check_budget(budget: int, count: int) -> None:
+    """Raise ValueError unless `budget` is a whole number in 1..count."""
+    if isinstance(budget, bool) or not isinstance(budget, int) or not 1 <= budget <= count:
+        raise ValueError(f"budget must be a whole number in 1..{count}, got {budget!r}")
+
+
+def best(score: Tensor, budget: int) -> Tensor:
+    """(B, N) scores -> (B, K) patch numbers, best first; ties go to the lower patch number."""
+    return score.float().argsort(dim=-1, descending=True, stable=True)[:, :budget]
+
+
+def in_raster_order(indices: Tensor) -> Selection:
+    """A selection of whole patches, kept by a method's own rule, in raster order."""
+    indices = indices.sort(dim=-1).values
+    return Selection(indices, torch.full_like(indices, int(Reason.RULE), dtype=torch.uint8))
+
+
+def mask_of(indices: Tensor, count: int) -> Tensor:
+    """(B, K) patch numbers -> (B, N) bool."""
+    kept = torch.zeros(indices.shape[0], count, dtype=torch.bool, device=indices.device)
+    return kept.scatter_(1, indices, True)
+
+
+def numbers_of(kept: Tensor) -> Tensor:
+    """(B, N) bool with the same count K in each row -> (B, K) patch numbers, ascending."""
+    return kept.nonzero()[:, 1].view(kept.shape[0], -1)
