@@ -1,0 +1,170 @@
+"""Where things lie: picture pixels, CLIP's patch grid, SAM's padded frame.
+
+Coordinates are (x, y) in picture pixels with the origin at the top left corner; sizes are
+(height, width). Boxes are x0, y0, x1, y1, half-open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from litelvlm.errors import InputError
+
+VIEWS = ("crop", "letterbox")
+
+
+@dataclass(frozen=True)
+class PatchFrame:
+    """The patch grid laid over a picture.
+
+    CLIP sees a square. view="crop": the shortest side is resized to the square and the middle is
+    cut out, so the ends of a long picture are not seen. view="letterbox": the longest side is
+    resized and the rest is padded, so everything is seen, smaller.
+
+    Attributes:
+        grid: (rows, columns) of patches.
+        image_hw: (height, width) of the picture.
+        view: "crop" or "letterbox".
+    """
+
+    grid: tuple[int, int]
+    image_hw: tuple[int, int]
+    view: str = "crop"
+
+    def __post_init__(self) -> None:
+        if self.view not in VIEWS:
+            raise InputError(f"view must be one of {', '.join(VIEWS)}, got {self.view!r}")
+
+    @property
+    def count(self) -> int:
+        """N, the number of patches."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def square(self) -> tuple[float, float, float, float]:
+        """The square CLIP sees, in picture pixels; sticks out of the picture if letterboxed."""
+        height, width = self.image_hw
+        side = min(height, width) if self.view == "crop" else max(height, width)
+        left, top = (width - side) / 2, (height - side) / 2
+        return left, top, left + side, top + side
+
+    @property
+    def seen_box(self) -> tuple[float, float, float, float]:
+        """The part of the picture that patches cover."""
+        height, width = self.image_hw
+        left, top, right, bottom = self.square
+        return max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+
+    @property
+    def patch_size(self) -> float:
+        """Side of a patch in picture pixels."""
+        left, _, right, _ = self.square
+        return (right - left) / self.grid[1]
+
+    def boxes(self) -> np.ndarray:
+        """(N, 4) float64, the box of every patch in raster order."""
+        left, top, _, _ = self.square
+        rows, columns = np.divmod(np.arange(self.count), self.grid[1])
+        corner = np.stack([left + columns * self.patch_size, top + rows * self.patch_size], axis=1)
+        return np.concatenate([corner, corner + self.patch_size], axis=1)
+
+    def paint(self, values: np.ndarray, fill: float = np.nan) -> np.ndarray:
+        """Spread one value a patch over the picture, in blocks.
+
+        Args:
+            values: (N,), any real dtype.
+            fill: value of pixels that no patch covers.
+
+        Returns:
+            (H, W) float32.
+        """
+        height, width = self.image_hw
+        left, top, _, _ = self.square
+        columns = np.floor((np.arange(width) + 0.5 - left) / self.patch_size).astype(int)
+        rows = np.floor((np.arange(height) + 0.5 - top) / self.patch_size).astype(int)
+        seen_rows = (rows >= 0) & (rows < self.grid[0])
+        seen_columns = (columns >= 0) & (columns < self.grid[1])
+        painted = np.full((height, width), fill, np.float32)
+        table = np.asarray(values, np.float32).reshape(self.grid)
+        painted[np.ix_(seen_rows, seen_columns)] = table[
+            np.ix_(rows[seen_rows], columns[seen_columns])
+        ]
+        return painted
+
+    def coverage(self, mask: np.ndarray) -> np.ndarray:
+        """Share of each patch under a mask: (H, W) bool -> (N,) float64 in 0..1.
+
+        Area outside the picture (letterbox padding) counts as not under the mask.
+        """
+        if mask.shape != self.image_hw:
+            raise InputError(f"mask is {mask.shape}, the picture is {self.image_hw}")
+        # An integral image gives every patch's area at once; fractional edges are interpolated.
+        total = cv2.integral(mask.astype(np.uint8)).astype(np.float64)  # (H + 1, W + 1)
+        left, top, _, _ = self.square
+        xs = np.clip(left + np.arange(self.grid[1] + 1) * self.patch_size, 0, self.image_hw[1])
+        ys = np.clip(top + np.arange(self.grid[0] + 1) * self.patch_size, 0, self.image_hw[0])
+        corners = _bilinear(total, ys, xs)
+        area = corners[1:, 1:] - corners[:-1, 1:] - corners[1:, :-1] + corners[:-1, :-1]
+        return np.clip(area / self.patch_size**2, 0.0, 1.0).reshape(-1)
+
+
+def clip_square(image: np.ndarray, size: int, view: str = "crop") -> np.ndarray:
+    """The square picture CLIP sees, as Hugging Face's CLIP processor makes it.
+
+    Args:
+        image: (H, W, 3) uint8.
+        size: side of the square in pixels.
+        view: "crop" (shortest side to `size`, centre crop) or "letterbox" (longest side to
+            `size`, grey padding).
+
+    Returns:
+        (size, size, 3) uint8, resampled by Pillow's bicubic filter.
+    """
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    if view == "letterbox":
+        scale = size / max(height, width)
+        small = max(1, round(width * scale)), max(1, round(height * scale))
+        square = Image.new("RGB", (size, size), (122, 116, 104))  # CLIP's mean colour
+        resized = Image.fromarray(image).resize(small, Image.Resampling.BICUBIC)
+        square.paste(resized, ((size - small[0]) // 2, (size - small[1]) // 2))
+        return np.asarray(square)
+    short, long = min(height, width), max(height, width)
+    if long > 8 * short:  # resizing all of a very long picture only to cut it would waste memory
+        cut, image = (long - 3 * short) // 2, image
+        image = image[:, cut : cut + 3 * short] if width > height else image[cut : cut + 3 * short]
+        height, width = image.shape[:2]
+        long = max(height, width)
+    new_long = int(size * long / short)
+    new_hw = (size, new_long) if height <= width else (new_long, size)
+    resized = Image.fromarray(image).resize(new_hw[::-1], Image.Resampling.BICUBIC)
+    top, left = (new_hw[0] - size) // 2, (new_hw[1] - size) // 2
+    return np.asarray(resized)[top : top + size, left : left + size]
+
+
+def sam_hw(image_hw: tuple[int, int], size: int) -> tuple[int, int]:
+    """(height, width) of a picture whose longest side is resized to `size`, rounded half up."""
+    scale = size / max(image_hw)
+    return max(1, int(image_hw[0] * scale + 0.5)), max(1, int(image_hw[1] * scale + 0.5))
+
+
+def sam_resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize the longest side to `size` by Pillow's bilinear filter: (H, W, 3) uint8 -> (h, w, 3)."""
+    from PIL import Image
+
+    height, width = sam_hw((image.shape[0], image.shape[1]), size)
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _bilinear(table: np.ndarray, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
+    """Interpolate a table at the outer product of fractional rows and columns."""
+    y0 = np.minimum(ys.astype(int), table.shape[0] - 2)
+    x0 = np.minimum(xs.astype(int), table.shape[1] - 2)
+    dy, dx = (ys - y0)[:, None], (xs - x0)[None, :]
+    upper = table[np.ix_(y0, x0)] * (1 - dx) + table[np.ix_(y0, x0 + 1)] * dx
+    lower = table[np.ix_(y0 + 1, x0)] * (1 - dx) + table[np.ix_(y0 + 1, x0 + 1)] * dx
+    return upper * (1 - dy) + lower * dy
