@@ -1,4 +1,4 @@
-"""What a selection method sees and what it hands back. Pure tensors; axis letters as in `pruning`."""
+"""What a selection method sees and hands back. Pure tensors; axis letters as in `pruning`."""
 
 from __future__ import annotations
 
