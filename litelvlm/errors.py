@@ -16,3 +16,7 @@ class ModelError(InputError):
 def unknown(kind: str, given: object, known: Iterable[str]) -> InputError:
     """An `InputError` for a name that is not in a table, listing the names that are."""
     return InputError(f"unknown {kind} {str(given)[:60]!r}; known: {', '.join(known)}")
+
+
+class MemoryShortError(InputError):
+    """The device has not enough memory for what was asked."""

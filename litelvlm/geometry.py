@@ -135,7 +135,7 @@ def clip_square(image: np.ndarray, size: int, view: str = "crop") -> np.ndarray:
         return np.asarray(square)
     short, long = min(height, width), max(height, width)
     if long > 8 * short:  # resizing all of a very long picture only to cut it would waste memory
-        cut, image = (long - 3 * short) // 2, image
+        cut = (long - 3 * short) // 2
         image = image[:, cut : cut + 3 * short] if width > height else image[cut : cut + 3 * short]
         height, width = image.shape[:2]
         long = max(height, width)

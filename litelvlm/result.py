@@ -10,6 +10,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from litelvlm.geometry import PatchFrame
+    from litelvlm.models.segmenter import MaskFrame
     from litelvlm.profiling import StageCost
 
 
@@ -46,7 +47,9 @@ class TokenMap:
     def threshold(self) -> float | None:
         """The highest similarity among the tokens kept for low similarity, or None."""
         kept = self.kept(0)
-        return float(self.similarity[kept].max()) if self.similarity is not None and kept.any() else None
+        if self.similarity is None or not kept.any():
+            return None
+        return float(self.similarity[kept].max())
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ class GroundingResult:
         image: (H, W, 3) uint8, the picture, upright.
         phrase: as given.
         mask: (H, W) bool; all False where nothing was found.
-        logits: (H, W) float32, mask logits; the mask is `logits > 0`.
+        low_res_logits: (h, w) float32, mask logits of SAM's padded square; None without [SEG].
+        mask_frame: brings them onto the picture, see `logits`.
         text: the model's answer; in forced mode the answer template.
         found: False where the model emitted no [SEG] or the mask is empty.
         selection: the token map of this phrase.
@@ -114,12 +118,22 @@ class GroundingResult:
     image: np.ndarray
     phrase: str
     mask: np.ndarray
-    logits: np.ndarray
+    low_res_logits: np.ndarray | None
+    mask_frame: MaskFrame | None
     text: str
     found: bool
     selection: TokenMap
     unknown_words: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @property
+    def logits(self) -> np.ndarray:
+        """(H, W) float32 mask logits on the picture; the mask is `logits > 0`. -inf: no [SEG]."""
+        import torch
+
+        if self.low_res_logits is None or self.mask_frame is None:
+            return np.full(self.mask.shape, -np.inf, np.float32)
+        return self.mask_frame.upscale(torch.from_numpy(self.low_res_logits)[None])[0].numpy()
 
     @property
     def area_fraction(self) -> float:

@@ -1,0 +1,186 @@
+"""CLIP's two towers over open_clip: patch tokens on one side, phrase embeddings on the other.
+
+The language model reads the patch tokens of the layer before the last, so the last block never
+runs: its first norm and its query, key and value projections are applied to those tokens where a
+score needs them. No hook is set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from litelvlm.errors import InputError, ModelError
+from litelvlm.geometry import clip_square
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """What the image tower says about B pictures.
+
+    Attributes:
+        inputs: inputs of some blocks by block number (negative: from the end), each
+            (B, 1 + N, D), class token first; -1 is the input of the last block, known as
+            `hidden_states[-2]`.
+        grid: (rows, columns) of patches, N = rows * columns in raster order.
+    """
+
+    inputs: dict[int, Tensor]
+    grid: tuple[int, int]
+
+    @property
+    def hidden(self) -> Tensor:
+        """(B, N, D), the patch tokens that the language model reads."""
+        return self.inputs[-1][:, 1:]
+
+
+@dataclass(frozen=True)
+class BlockQKV:
+    """Query of the class token, keys and values of the patches in one block.
+
+    Attributes:
+        query: (B, D), unscaled, heads side by side.
+        keys: (B, N, D).
+        values: (B, N, D).
+        heads: number of heads in D.
+    """
+
+    query: Tensor
+    keys: Tensor
+    values: Tensor
+    heads: int
+
+    @property
+    def attention(self) -> Tensor:
+        """(B, heads, N) float32: attention of the class token over the patches, softmaxed."""
+        batch, patches, width = self.keys.shape
+        keys = self.keys.float().view(batch, patches, self.heads, -1)
+        query = self.query.float().view(batch, 1, self.heads, -1)
+        return ((keys * query).sum(-1) / (width // self.heads) ** 0.5).softmax(1).transpose(1, 2)
+
+
+def build_clip(config: dict[str, Any]) -> nn.Module:
+    """open_clip's CLIP from `embed_dim`, `vision_cfg`, `text_cfg` and `quick_gelu`.
+
+    `image_mean` and `image_std` in the same dictionary are left to `DualEncoder`.
+    """
+    return open_clip.CLIP(**{k: v for k, v in config.items() if not k.startswith("image_")})
+
+
+class DualEncoder:
+    """The two towers of an open_clip CLIP whose image tower is a plain ViT with a class token.
+
+    Args:
+        clip: the module, from `build_clip` or `open_clip.create_model`.
+        image_mean: RGB mean of the training pictures, 0..1; default: OpenAI's.
+        image_std: RGB standard deviation likewise.
+
+    Raises:
+        ModelError: the image tower is not open_clip's own ViT or has fewer than three blocks.
+    """
+
+    def __init__(
+        self,
+        clip: nn.Module,
+        image_mean: Sequence[float] = open_clip.OPENAI_DATASET_MEAN,
+        image_std: Sequence[float] = open_clip.OPENAI_DATASET_STD,
+    ) -> None:
+        self.clip: Any = clip
+        self.image_mean = tuple(image_mean)
+        self.image_std = tuple(image_std)
+        visual = self.clip.visual
+        if not isinstance(visual, open_clip.transformer.VisionTransformer):
+            raise ModelError(f"image tower is a {type(visual).__name__}, expected a plain ViT")
+        self.layers = len(visual.transformer.resblocks)
+        if self.layers < 3:
+            raise ModelError(f"image tower has {self.layers} blocks, at least 3 are needed")
+        self.image_size: int = visual.image_size[0]
+        self.grid: tuple[int, int] = tuple(visual.grid_size)
+        self.heads: int = visual.transformer.resblocks[-1].attn.num_heads
+        self.context_length: int = self.clip.context_length
+        # One early block, at a depth of 5/24 as in CLIP-L, for rules that look at local detail.
+        self.early = max(1, round(self.layers * 5 / 24)) - self.layers
+        self._tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=self.context_length)
+
+    @staticmethod
+    def named(model: str, pretrained: str | None = None) -> dict[str, Any]:
+        """The `config` of a model that open_clip knows by name.
+
+        Raises:
+            ModelError: unknown name, or OpenAI weights asked for without the quick-GELU variant
+                they were trained with (open_clip only warns).
+        """
+        config = open_clip.get_model_config(model)
+        if config is None:
+            raise ModelError(f"unknown open_clip model {model!r}; see open_clip.list_models()")
+        config.setdefault("quick_gelu", False)
+        if pretrained == "openai" and not config["quick_gelu"]:
+            raise ModelError(f"OpenAI weights need {model}-quickgelu, got {model}")
+        return config
+
+    def pixels(self, image: np.ndarray, view: str = "crop") -> Tensor:
+        """(H, W, 3) uint8 -> (1, 3, S, S) float32, resampled, cut and normalised as for CLIP."""
+        square = torch.from_numpy(np.array(clip_square(image, self.image_size, view)))
+        mean, std = torch.tensor(self.image_mean), torch.tensor(self.image_std)
+        return ((square / 255 - mean) / std).permute(2, 0, 1).unsqueeze(0)
+
+    def encode_image(self, pixels: Tensor) -> ImageTokens:
+        """(B, 3, S, S) normalised pixels -> patch tokens; the last block does not run."""
+        wanted = {self.early: self.layers + self.early, -2: self.layers - 2, -1: self.layers - 1}
+        # The input of a block is the output of the one before.
+        indices = sorted({number - 1 for number in wanted.values()})
+        visual = self.clip.visual
+        out = visual.forward_intermediates(
+            pixels.to(visual.conv1.weight.dtype),
+            indices=indices,
+            stop_early=True,
+            intermediates_only=True,
+            output_fmt="NLC",
+            output_extra_tokens=True,
+        )
+        levels = [
+            torch.cat(pair, dim=1)
+            for pair in zip(
+                out["image_intermediates_prefix"], out["image_intermediates"], strict=True
+            )
+        ]
+        inputs = {name: levels[indices.index(number - 1)] for name, number in wanted.items()}
+        return ImageTokens(inputs, self.grid)
+
+    def project(self, tokens: ImageTokens) -> Tensor:
+        """(B, N, E): patch tokens through CLIP's own final norm and projection."""
+        visual = self.clip.visual
+        return visual.ln_post(tokens.hidden) @ visual.proj
+
+    def block(self, tokens: ImageTokens, index: int = -1) -> BlockQKV:
+        """Query, keys and values of block `index`: -1, -2 or `self.early`."""
+        block = self.clip.visual.transformer.resblocks[index]
+        states = block.ln_1(tokens.inputs[index])  # (B, 1 + N, D)
+        attention = block.attn
+        w_q, w_k, w_v = attention.in_proj_weight.chunk(3)
+        b_q, b_k, b_v = attention.in_proj_bias.chunk(3)
+        patches = states[:, 1:]
+        return BlockQKV(
+            query=F.linear(states[:, 0], w_q, b_q),
+            keys=F.linear(patches, w_k, b_k),
+            values=F.linear(patches, w_v, b_v),
+            heads=attention.num_heads,
+        )
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> (T, E), the end-of-text state through the text projection, not normalised."""
+        if not texts:
+            raise InputError("no text given")
+        ids = self._tokenizer(list(texts)).to(self.clip.text_projection.device)
+        return self.clip.encode_text(ids)
+
+    def is_cut(self, text: str) -> bool:
+        """Whether CLIP's context is too short for a text, so that its end is not read."""
+        return len(self._tokenizer.encode(text)) + 2 > self.context_length

@@ -1,0 +1,227 @@
+"""The language model over transformers' LLaMA: image tokens and a question in, [SEG] states out.
+
+Tokens enter as embeddings (`inputs_embeds`), so any number of image tokens runs without a change
+to the library. Sequences of unequal length are padded on the right: attention is causal, so no
+real token ever sees the padding, and one all-ones mask serves the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaTokenizer,
+    PreTrainedTokenizerFast,
+)
+
+from litelvlm.errors import ModelError
+from litelvlm.models.prompt import PromptIds
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """A padded batch, ready for the language model.
+
+    Attributes:
+        embeds: (P, S, L), embedded tokens, text and image.
+        positions: (P, S) int64, rotary positions.
+        lengths: true length of each row.
+        image_start: where the image tokens begin, the same in every row.
+    """
+
+    embeds: Tensor
+    positions: Tensor
+    lengths: tuple[int, ...]
+    image_start: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What the model wrote for one row.
+
+    Attributes:
+        ids: the new token ids, the end token included if it was reached.
+        seg_states: (n, L), the state that predicted each [SEG] among them.
+    """
+
+    ids: tuple[int, ...]
+    seg_states: Tensor
+
+
+def build_llama(config: dict[str, Any]) -> LlamaForCausalLM:
+    """LLaMA from keyword arguments of `LlamaConfig`, with fused attention (SDPA)."""
+    settings = dict(config)
+    theta = settings.pop("rope_theta", 10000.0)  # moved into rope_parameters in transformers 5
+    settings.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": theta})
+    return LlamaForCausalLM(LlamaConfig(attn_implementation="sdpa", **settings))
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder: tokenizer.json, else LLaMA's own tokenizer.model.
+
+    Raises:
+        ModelError: neither file is there or it cannot be read.
+    """
+    try:
+        if (folder / "tokenizer.json").is_file():
+            return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+        if (folder / "tokenizer.model").is_file():
+            return LlamaTokenizer.from_pretrained(str(folder))
+    except Exception as fault:  # the tokenizer libraries raise bare Exceptions
+        raise ModelError(f"{folder}: tokenizer cannot be read ({str(fault)[:80]})") from None
+    raise ModelError(f"{folder}: no tokenizer.json and no tokenizer.model")
+
+
+class LanguageModel:
+    """A LLaMA that reads embedded image tokens between two pieces of text.
+
+    Args:
+        llama: the module, from `build_llama`.
+        seg_id: id of the [SEG] token.
+        eos_id: id of the end token.
+    """
+
+    def __init__(self, llama: LlamaForCausalLM, seg_id: int, eos_id: int) -> None:
+        self.llama = llama
+        self.seg_id = seg_id
+        self.eos_id = eos_id
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values that one position adds to the cache."""
+        config: Any = self.llama.config
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        element = self.llama.dtype.itemsize
+        return 2 * config.num_hidden_layers * config.num_key_value_heads * head * element
+
+    def assemble(
+        self, prompts: Sequence[PromptIds], image: Tensor, places: Tensor | None, total: int
+    ) -> Sequences:
+        """Put image tokens into their prompts.
+
+        Args:
+            prompts: P prompts that begin alike.
+            image: (P, K, L), projected image tokens in the order in which they enter.
+            places: (P, K), patch number of each token, to keep "original" positions: a kept token
+                stands where it stands in the unpruned prompt, and so does the text after it.
+                None numbers what is there consecutively ("compact").
+            total: N, image tokens of the unpruned prompt.
+
+        Returns:
+            The padded batch.
+        """
+        device = image.device
+        kept = image.shape[1]
+        start = len(prompts[0].before)
+        longest = max(len(prompt.after) for prompt in prompts)
+        embed = self.llama.get_input_embeddings()
+        pad = 0  # any id: nothing attends to padding
+        before = torch.tensor([prompt.before for prompt in prompts], device=device)
+        after = torch.tensor(
+            [[*prompt.after, *[pad] * (longest - len(prompt.after))] for prompt in prompts],
+            device=device,
+        )
+        embeds = torch.cat([embed(before), image, embed(after)], dim=1)
+
+        rows = len(prompts)
+        if places is None:
+            positions = torch.arange(start + kept + longest, device=device).expand(rows, -1)
+        else:
+            text = torch.arange(start + total + longest, device=device).expand(rows, -1)
+            places = torch.where(places < 0, total - 1, places)
+            positions = torch.cat([text[:, :start], start + places, text[:, start + total :]], 1)
+        lengths = tuple(prompt.length(kept) for prompt in prompts)
+        return Sequences(embeds, positions, lengths, start)
+
+    def prefill(self, sequences: Sequences) -> Tensor:
+        """Run all tokens once: (P, S, L) states after the final norm. No cache is kept."""
+        states = self.llama.model(
+            inputs_embeds=sequences.embeds,
+            position_ids=sequences.positions,
+            # Without a mask, transformers takes gaps in the positions for packed sequences.
+            attention_mask=torch.ones(sequences.embeds.shape[:2], device=sequences.embeds.device),
+            use_cache=False,
+        ).last_hidden_state
+        if states.shape[:2] != sequences.embeds.shape[:2]:
+            raise RuntimeError(f"{sequences.embeds.shape[1]} tokens went in, {states.shape} came out")
+        return states
+
+    def start(self, sequences: Sequences) -> tuple[DynamicCache, Tensor]:
+        """Prefill with a cache: the cache, and the (P, L) state that predicts the first token."""
+        embeds = sequences.embeds
+        cache = DynamicCache(config=self.llama.config)
+        states = self.llama.model(
+            inputs_embeds=embeds,
+            position_ids=sequences.positions,
+            attention_mask=torch.ones(embeds.shape[:2], device=embeds.device),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        last = torch.tensor(sequences.lengths, device=embeds.device) - 1
+        return cache, states[torch.arange(len(last), device=embeds.device), last]
+
+    def decode(
+        self, sequences: Sequences, cache: DynamicCache, state: Tensor, max_new_tokens: int
+    ) -> list[Generation]:
+        """Greedy decoding after `start`; rows stop at the end token. The cache is used up.
+
+        Args:
+            sequences: as given to `start`.
+            cache: from `start`.
+            state: (P, L), from `start`.
+            max_new_tokens: at most so many tokens a row.
+
+        Returns:
+            One `Generation` a row.
+        """
+        device = state.device
+        rows, width = sequences.embeds.shape[:2]
+        lengths = torch.tensor(sequences.lengths, device=device)
+        row = torch.arange(rows, device=device)
+        position = sequences.positions[row, lengths - 1]
+        mask = (torch.arange(width, device=device) < lengths[:, None]).long()
+        ids: list[list[int]] = [[] for _ in range(rows)]
+        found: list[list[Tensor]] = [[] for _ in range(rows)]
+        running = [True] * rows
+        for step in range(max_new_tokens):
+            token = self.llama.lm_head(state).argmax(-1)  # (P,)
+            for index, value in enumerate(token.tolist()):
+                if running[index]:
+                    ids[index].append(value)
+                    if value == self.seg_id:
+                        found[index].append(state[index])  # the state that predicts [SEG]
+                    running[index] = value != self.eos_id
+            if not any(running) or step == max_new_tokens - 1:
+                break
+            position = position + 1
+            mask = torch.cat([mask, mask.new_ones(rows, 1)], dim=1)
+            state = self.llama.model(
+                inputs_embeds=self.llama.get_input_embeddings()(token)[:, None],
+                position_ids=position[:, None],
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, 0]
+        empty = state.new_zeros(0, state.shape[-1])
+        return [
+            Generation(tuple(new), torch.stack(states) if states else empty)
+            for new, states in zip(ids, found, strict=True)
+        ]
+
+
+def build_projector(image_width: int, width: int) -> nn.Sequential:
+    """GLaMM's `mlp2x_gelu`: patch tokens (…, D) -> language-model tokens (…, L)."""
+    return nn.Sequential(nn.Linear(image_width, width), nn.GELU(), nn.Linear(width, width))
+
+
+def build_seg_head(width: int, prompt_width: int) -> nn.Sequential:
+    """GLaMM's `text_hidden_fcs`: [SEG] states (…, L) -> SAM prompt embeddings (…, C)."""
+    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, prompt_width))

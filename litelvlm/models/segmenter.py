@@ -1,0 +1,105 @@
+"""SAM over transformers' SamModel: a picture once, then a mask for every [SEG] embedding.
+
+The embedding is SAM's only sparse prompt; no point, box or mask is given, so the prompt encoder
+contributes just its "no mask" embedding. No fork of SAM is needed for that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import SamConfig, SamModel
+
+from litelvlm.geometry import sam_hw, sam_resize
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)  # 0..255 scale
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class MaskFrame:
+    """Sizes needed to bring a low-resolution mask back onto its picture.
+
+    Attributes:
+        size: side of SAM's square input in pixels.
+        resized_hw: size of the picture inside that square (top left, rest padded).
+        image_hw: size of the picture itself.
+    """
+
+    size: int
+    resized_hw: tuple[int, int]
+    image_hw: tuple[int, int]
+
+    def upscale(self, logits: Tensor) -> Tensor:
+        """(P, h, w) mask logits of the padded square -> (P, H, W) float32 on the picture."""
+        square = F.interpolate(
+            logits.float()[:, None], (self.size, self.size), mode="bilinear", align_corners=False
+        )
+        inside = square[..., : self.resized_hw[0], : self.resized_hw[1]]
+        return F.interpolate(inside, self.image_hw, mode="bilinear", align_corners=False)[:, 0]
+
+
+@dataclass(frozen=True)
+class SegmenterScene:
+    """What SAM keeps of a picture: its (1, C, h, w) embedding and its sizes."""
+
+    embedding: Tensor
+    frame: MaskFrame
+
+
+def build_sam(config: dict[str, Any]) -> SamModel:
+    """SamModel from `vision_config`, `prompt_encoder_config` and `mask_decoder_config`."""
+    return SamModel(SamConfig(attn_implementation="sdpa", **config))
+
+
+class Segmenter:
+    """Masks from [SEG] embeddings.
+
+    Args:
+        sam: the module, from `build_sam`.
+    """
+
+    def __init__(self, sam: SamModel) -> None:
+        self.sam: Any = sam
+        self.size: int = sam.config.vision_config.image_size
+
+    def frame(self, image_hw: tuple[int, int]) -> MaskFrame:
+        """Sizes for a picture of (H, W)."""
+        return MaskFrame(self.size, sam_hw(image_hw, self.size), image_hw)
+
+    def pixels(self, image: np.ndarray) -> Tensor:
+        """(H, W, 3) uint8 -> (1, 3, S, S) float32: resized, normalised, zero-padded."""
+        resized = torch.from_numpy(np.array(sam_resize(image, self.size))).float()
+        pixels = ((resized - torch.tensor(PIXEL_MEAN)) / torch.tensor(PIXEL_STD)).permute(2, 0, 1)
+        height, width = pixels.shape[1:]
+        return F.pad(pixels, (0, self.size - width, 0, self.size - height)).unsqueeze(0)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(1, 3, S, S) -> (1, C, h, w), the picture's embedding."""
+        return self.sam.vision_encoder(pixels.to(self.sam.dtype)).last_hidden_state
+
+    def decode(self, embedding: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """One mask a prompt.
+
+        Args:
+            embedding: (1, C, h, w), from `encode`.
+            prompts: (P, C), [SEG] embeddings.
+
+        Returns:
+            (P, 4h, 4w) mask logits of the padded square (mask where > 0), and (P,) SAM's own
+            estimates of their IoU.
+        """
+        dense = self.sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+        masks, quality = self.sam.mask_decoder(
+            image_embeddings=embedding,
+            image_positional_embeddings=self.sam.get_image_wide_positional_embeddings(),
+            sparse_prompt_embeddings=prompts.to(embedding.dtype)[None, :, None],
+            dense_prompt_embeddings=dense.expand_as(embedding),
+            multimask_output=False,
+        )
+        return masks[0, :, 0], quality[0, :, 0]
