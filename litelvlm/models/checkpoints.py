@@ -1,10 +1,10 @@
-"""Model folders: open one, check it, and load it into modules built on the meta device.
+"""Model folders: open one, check it, and load it into a module built on the meta device.
 
     source = open_model("MBZUAI/GLaMM-RefSeg")     # hub id, preset name or folder
     source.config                                  # ModelConfig
     with torch.device("meta"):                     # build without memory ...
-        modules = {"language": ..., "segmenter": ..., ...}
-    load_into(modules, source, torch.bfloat16, "cuda")   # ... and fill, strictly
+        model = GroundingModel(source.config)
+    load_into(model, source, torch.bfloat16, "cuda")     # ... and fill, strictly
 
 Weights are read file by file through a memory map and copied straight to the target dtype and
 device, so the peak is the weights plus one file. Pickled files are opened with `weights_only=True`
@@ -220,18 +220,18 @@ def _open_glamm(folder: Path, raw: dict[str, Any], clip: Path) -> ModelSource:
 
 
 def load_into(
-    modules: Mapping[str, nn.Module],
+    root: nn.Module,
     source: ModelSource,
     dtype: torch.dtype | Mapping[str, torch.dtype] = torch.float32,
     device: str | torch.device = "cpu",
     *,
     progress: Progress | None = None,
 ) -> None:
-    """Fill modules with the weights of a source, strictly.
+    """Fill a module with the weights of a source, strictly.
 
     Args:
-        modules: by prefix ("dual_encoder", "language", "projector", "seg_head", "segmenter"),
-            usually built under `torch.device("meta")`. Parameters are replaced, not copied into.
+        root: parameter names as in our layout (`bundle.GroundingModel`), usually built under
+            `torch.device("meta")`. Parameters are replaced, not copied into.
         source: from `open_model`.
         dtype: of all floating-point weights, or by prefix.
         device: where they go.
@@ -241,7 +241,6 @@ def load_into(
         ModelError: a weight is missing, unexpected or has another shape (the first eight of each
             are named); a file cannot be read. Nothing has been loaded in the first case.
     """
-    root = nn.ModuleDict(dict(modules))
     wanted = {name: tuple(tensor.shape) for name, tensor in root.state_dict().items()}
     groups = _tied(root)
     _compare(source, wanted, groups)
@@ -263,21 +262,20 @@ def load_into(
 
 
 def fill_random(
-    modules: Mapping[str, nn.Module],
+    root: nn.Module,
     dtype: torch.dtype | Mapping[str, torch.dtype] = torch.float32,
     device: str | torch.device = "cpu",
     *,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> None:
-    """Fill modules with cheap seeded random weights, one tensor at a time, in the target dtype.
+    """Fill a module with cheap seeded random weights, one tensor at a time, in the target dtype.
 
     Scales keep activations finite through any depth: matrices are uniform with standard deviation
     1 / sqrt(fan-in), norms near one, biases and all else small. Tensors over a million numbers are
     tiled from one block, because seven thousand million draws would take minutes; the block's
     length is a prime, so that rows differ. The same seed gives the same weights on every device.
     """
-    root = nn.ModuleDict(dict(modules))
     groups = _tied(root)
     generator = torch.Generator().manual_seed(seed)
     block = torch.rand(1_000_003, generator=generator) * 2 - 1  # -1..1
@@ -628,7 +626,8 @@ def _assign(root: nn.Module, names: Iterable[str], value: Tensor) -> None:
         stem, _, leaf = name.rpartition(".")
         module = root.get_submodule(stem)
         if _is_parameter(root, name):
-            parameter = parameter or nn.Parameter(value, requires_grad=False)
+            if parameter is None:
+                parameter = nn.Parameter(value, requires_grad=False)
             setattr(module, leaf, parameter)
         else:
             setattr(module, leaf, value)
