@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from litelvlm.baselines import before_llm, ours
+from litelvlm.baselines import before_llm, inside_llm, ours
 from litelvlm.baselines.view import (
     BlockView,
     InsideResult,
@@ -27,6 +27,10 @@ _LITELVLM = "Lee & Choi, LiteLVLM, ICML 2026, arXiv 2605.13178"
 
 def _before(name, title, rule, source, text, *needs, positions=None) -> Method:  # type: ignore[no-untyped-def]
     return Method(name, title, source, text, "before", frozenset(needs), rule, positions)
+
+
+def _inside(name, title, rule, source, text, positions) -> Method:  # type: ignore[no-untyped-def]
+    return Method(name, title, source, text, "inside", frozenset(), rule, positions)
 
 
 METHODS: dict[str, Method] = {
@@ -160,6 +164,38 @@ METHODS: dict[str, Method] = {
             "The best patches by class attention among the winners of each 2 x 2 cell.",
             "penultimate",
             positions="original",
+        ),
+        _inside(
+            "fastv",
+            "FastV",
+            inside_llm.fastv,
+            "Chen et al., ECCV 2024; github.com/pkunlp-icler/FastV",
+            "After two layers, the image tokens the last token attends to most.",
+            "original",
+        ),
+        _inside(
+            "pyramiddrop",
+            "PyramidDrop",
+            inside_llm.pyramiddrop,
+            "Xing et al., CVPR 2025; github.com/Cooperx521/PyramidDrop",
+            "An equal fraction is dropped at each quarter of the depth, by the last token.",
+            "compact",
+        ),
+        _inside(
+            "sparsevlm",
+            "SparseVLM",
+            inside_llm.sparsevlm,
+            "Zhang et al., ICML 2025; github.com/Gumpest/SparseVLMs",
+            "Three cuts by the attention of relevant text tokens; the dropped are clustered.",
+            "compact",
+        ),
+        _inside(
+            "sparsevlm-no-merge",
+            "SparseVLM (no merge)",
+            inside_llm.sparsevlm_without_merge,
+            "Zhang et al., ICML 2025; github.com/Gumpest/SparseVLMs",
+            "Three cuts by the attention of relevant text tokens; the dropped are lost.",
+            "compact",
         ),
     )
 }

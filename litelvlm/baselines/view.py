@@ -82,8 +82,8 @@ class InsideResult:
 
     Attributes:
         hidden: (P, S', L), final states (after the last norm) of the rows kept.
-        places: (P, S') int64, number of each row in the sequence that was given.
-        kept: (P, K) int64, patch numbers that reached the last layer, ascending; -1: merged.
+        places: (P, S') int64, number of each row in the sequence that was given; -1: merged.
+        kept: (P, K) int64, patch numbers that reached the last layer, in sequence; -1: merged.
         layer_tokens: length of the sequence in each layer.
         attention_bytes: bytes of the attention weights the method had to write out.
     """

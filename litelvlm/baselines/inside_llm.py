@@ -1,0 +1,382 @@
+"""Methods that drop image tokens inside the language model.
+
+They run the public parts of a transformers `LlamaModel` one layer after another: `layers[i]`,
+`rotary_emb`, `norm`. No class is patched, nothing is hooked, the model is unchanged afterwards.
+
+Their scores need attention weights that fast kernels never write out. Each method computes the
+few rows it reads from the layer's own `input_layernorm`, `q_proj` and `k_proj`; `attention_bytes`
+counts them in float32. (The authors' codes switch the whole layer to plain attention and write all
+rows.) `layer_tokens` tells how long the sequence really was in each layer, which is what a method
+saves. The budget counts image tokens where a docstring says so; all start from all N patches.
+
+Signature: rule(llama, inputs_embeds, attention_mask, position_ids, image_span, budget):
+
+    inputs_embeds (P, S, L), one row a phrase; attention_mask (P, S), 1 = real, 0 = padding;
+    position_ids (P, S); image_span (start, stop), rows of the N image tokens in the sequence;
+    budget 1..N.
+
+Layer numbers of the papers are for 32 layers; other depths use the same fraction of the depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from litelvlm.baselines.view import InsideResult, best, check_budget
+
+Score = Callable[["_State", Any], tuple[Tensor, int]]
+
+
+@dataclass(frozen=True)
+class _State:
+    """The sequence between two layers.
+
+    Attributes:
+        hidden: (P, S, L). mask: (P, S) bool. positions: (P, S). places: (P, S), original rows.
+        numbers: (P, M), patch numbers of the image tokens left, -1 for merged ones.
+        start: row of the first image token.
+        cosine_sine: rotary tables for `positions`.
+    """
+
+    hidden: Tensor
+    mask: Tensor
+    positions: Tensor
+    places: Tensor
+    numbers: Tensor
+    start: int
+    cosine_sine: tuple[Tensor, Tensor]
+
+    @property
+    def image(self) -> slice:
+        """Rows of the image tokens left."""
+        return slice(self.start, self.start + self.numbers.shape[1])
+
+
+@dataclass
+class _Trace:
+    """What the run cost."""
+
+    layer_tokens: list[int] = field(default_factory=list)
+    attention_bytes: int = 0
+
+
+def fastv(
+    llama: Any,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor,
+    position_ids: Tensor,
+    image_span: tuple[int, int],
+    budget: int,
+) -> InsideResult:
+    """FastV (Chen et al., ECCV 2024; github.com/pkunlp-icler/FastV).
+
+    After two layers, keep the `budget` image tokens that the last token attends to most in the
+    second layer (mean of heads). Raster order and the given position ids stay.
+    """
+    state, trace = _begin(llama, inputs_embeds, attention_mask, position_ids, image_span, budget)
+    cut = min(2, len(llama.layers) - 1)
+    for number, layer in enumerate(llama.layers):
+        chosen = None
+        if number == cut - 1 and budget < state.numbers.shape[1]:
+            score = _last_row(state, layer, trace)
+            chosen = best(score, budget).sort(dim=-1).values
+        state = _step(state, layer, trace, llama)
+        if chosen is not None:
+            state = _drop(state, chosen, llama, renumber=False)
+    return _finish(state, trace, llama)
+
+
+def pyramiddrop(
+    llama: Any,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor,
+    position_ids: Tensor,
+    image_span: tuple[int, int],
+    budget: int,
+) -> InsideResult:
+    """PyramidDrop (Xing et al., CVPR 2025; github.com/Cooperx521/PyramidDrop).
+
+    Before a quarter, half and three quarters of the layers, keep an equal fraction of the image
+    tokens: those the last token attends to most (mean of heads, that layer's own queries and
+    keys). The fraction is such that `budget` tokens reach the last quarter; the paper's one half
+    makes that N / 8. Raster order; positions are renumbered after every drop.
+    """
+    state, trace = _begin(llama, inputs_embeds, attention_mask, position_ids, image_span, budget)
+    count, depth = state.numbers.shape[1], len(llama.layers)
+    left = {
+        _scaled(8 * stage, depth): round(count * (budget / count) ** (stage / 3))
+        for stage in (1, 2, 3)
+    }
+    for number, layer in enumerate(llama.layers):
+        if left.get(number, count) < state.numbers.shape[1]:
+            score = _last_row(state, layer, trace)
+            chosen = best(score, left[number]).sort(dim=-1).values
+            state = _drop(state, chosen, llama, renumber=True)
+        state = _step(state, layer, trace, llama)
+    return _finish(state, trace, llama)
+
+
+def sparsevlm(
+    llama: Any,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor,
+    position_ids: Tensor,
+    image_span: tuple[int, int],
+    budget: int,
+    *,
+    merge: bool = True,
+) -> InsideResult:
+    """SparseVLM (Zhang et al., ICML 2025; github.com/Gumpest/SparseVLMs, first version).
+
+    Raters: text tokens after the image to which the image tokens give more than the average
+    (softmax of the dot products of their embeddings). In layers 2, 6 and 15 of 32 the mean
+    attention of raters to image tokens ranks these, and only the best go on. Of the dropped, the
+    best 30 % are clustered by density, one cluster per ten, and the means of the clusters follow
+    the kept ones as merged tokens. Positions are renumbered after every drop.
+
+    The counts after the three cuts are interpolated from the code's table; averaged over the
+    layers they come near `budget`, which is therefore not the number that reaches the last layer.
+    """
+    state, trace = _begin(llama, inputs_embeds, attention_mask, position_ids, image_span, budget)
+    raters = _raters(state)
+    count, depth = state.numbers.shape[1], len(llama.layers)
+    left = dict(
+        zip((_scaled(cut, depth) for cut in (2, 6, 15)), _stages(budget, count), strict=True)
+    )
+    for number, layer in enumerate(llama.layers):
+        chosen = merged = None
+        # Nothing is dropped after the last layer: nobody would read it.
+        if left.get(number, count) < state.numbers.shape[1] and number < depth - 1:
+            score = _rater_rows(state, layer, raters, trace)
+            order = best(score, state.numbers.shape[1])
+            chosen = order[:, : left[number]].sort(dim=-1).values
+            dropped = order[:, left[number] :]
+            merged = dropped[:, : round(0.3 * dropped.shape[1])] if merge else None
+        state = _step(state, layer, trace, llama)
+        if chosen is not None:
+            extra = None
+            if merged is not None and merged.shape[1]:
+                rows = state.hidden[:, state.image]
+                extra = _clusters(_pick(rows, merged))
+            state = _drop(state, chosen, llama, renumber=True, extra=extra)
+    return _finish(state, trace, llama)
+
+
+def sparsevlm_without_merge(
+    llama: Any,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor,
+    position_ids: Tensor,
+    image_span: tuple[int, int],
+    budget: int,
+) -> InsideResult:
+    """`sparsevlm` that forgets what it drops."""
+    return sparsevlm(
+        llama, inputs_embeds, attention_mask, position_ids, image_span, budget, merge=False
+    )
+
+
+def _begin(
+    llama: Any,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor,
+    position_ids: Tensor,
+    image_span: tuple[int, int],
+    budget: int,
+) -> tuple[_State, _Trace]:
+    start, stop = image_span
+    phrases, length = inputs_embeds.shape[:2]
+    if not 0 <= start < stop <= length:
+        raise ValueError(f"image_span {image_span} does not lie in a sequence of {length}")
+    check_budget(budget, stop - start)
+    device = inputs_embeds.device
+    position_ids = position_ids.expand(phrases, -1)
+    return _State(
+        hidden=inputs_embeds,
+        mask=attention_mask.bool().expand(phrases, -1),
+        positions=position_ids,
+        places=torch.arange(length, device=device).expand(phrases, -1),
+        numbers=torch.arange(stop - start, device=device).expand(phrases, -1),
+        start=start,
+        cosine_sine=llama.rotary_emb(inputs_embeds, position_ids=position_ids),
+    ), _Trace()
+
+
+def _step(state: _State, layer: Any, trace: _Trace, llama: Any) -> _State:
+    """Run one layer."""
+    trace.layer_tokens.append(state.hidden.shape[1])
+    hidden = layer(
+        state.hidden,
+        attention_mask=_layer_mask(state, llama.config._attn_implementation),
+        position_ids=state.positions,
+        position_embeddings=state.cosine_sine,
+    )
+    return replace(state, hidden=hidden)
+
+
+def _finish(state: _State, trace: _Trace, llama: Any) -> InsideResult:
+    return InsideResult(
+        hidden=llama.norm(state.hidden),
+        places=state.places,
+        kept=state.numbers,
+        layer_tokens=tuple(trace.layer_tokens),
+        attention_bytes=trace.attention_bytes,
+    )
+
+
+def _layer_mask(state: _State, implementation: str) -> Tensor | None:
+    """The mask a layer expects: none where it is causal by itself, (P, S) for flash kernels."""
+    padded = not bool(state.mask.all())
+    if implementation.startswith("flash"):
+        return state.mask if padded else None
+    if implementation == "sdpa" and not padded:
+        return None
+    length = state.hidden.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=state.hidden.device).tril()
+    allowed = causal & state.mask[:, None, None, :]  # (P, 1, S, S)
+    least = torch.finfo(state.hidden.dtype).min
+    return torch.zeros_like(allowed, dtype=state.hidden.dtype).masked_fill(~allowed, least)
+
+
+def _last_row(state: _State, layer: Any, trace: _Trace) -> Tensor:
+    """(P, M): attention of the last real token to the image tokens in this layer, mean of heads."""
+    rows = torch.arange(state.mask.shape[1], device=state.mask.device)
+    last = torch.where(state.mask, rows, -1).amax(dim=-1, keepdim=True)  # (P, 1)
+    return _attention(state, layer, last, trace).squeeze(1)
+
+
+def _rater_rows(state: _State, layer: Any, raters: Tensor, trace: _Trace) -> Tensor:
+    """(P, M): mean attention of the raters to the image tokens in this layer, mean of heads."""
+    after = torch.arange(state.image.stop, state.hidden.shape[1], device=state.hidden.device)
+    rows = _attention(state, layer, after.expand(len(state.hidden), -1), trace)  # (P, text, M)
+    weights = raters.float() / raters.sum(dim=-1, keepdim=True).clamp(min=1)
+    return (weights.unsqueeze(1) @ rows).squeeze(1)
+
+
+def _attention(state: _State, layer: Any, rows: Tensor, trace: _Trace) -> Tensor:
+    """(P, R) row numbers -> (P, R, M): what those rows attend to among the image tokens."""
+    block, width = layer.self_attn, layer.self_attn.head_dim
+    inputs = layer.input_layernorm(state.hidden)
+    cosine, sine = (table.expand(len(inputs), -1, -1) for table in state.cosine_sine)
+    keys = block.k_proj(inputs).unflatten(-1, (-1, width)).transpose(1, 2)
+    queries = block.q_proj(_pick(inputs, rows)).unflatten(-1, (-1, width)).transpose(1, 2)
+    keys = _rotate(keys, cosine, sine).float()  # (P, key heads, S, width)
+    queries = _rotate(queries, _pick(cosine, rows), _pick(sine, rows)).float()
+    keys = keys.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)
+    logits = queries @ keys.transpose(-1, -2) * block.scaling  # (P, heads, R, S)
+    columns = torch.arange(logits.shape[-1], device=logits.device)
+    allowed = (columns <= rows.unsqueeze(-1)) & state.mask.unsqueeze(1)  # (P, R, S)
+    weights = logits.masked_fill(~allowed.unsqueeze(1), torch.finfo(logits.dtype).min).softmax(-1)
+    trace.attention_bytes += weights.numel() * weights.element_size()
+    return weights[..., state.image].mean(dim=1)
+
+
+def _rotate(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al., arXiv 2104.09864), halves paired as in LLaMA."""
+    first, second = values.chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    return values * cosine.unsqueeze(1) + turned * sine.unsqueeze(1)
+
+
+def _drop(
+    state: _State, chosen: Tensor, llama: Any, *, renumber: bool, extra: Tensor | None = None
+) -> _State:
+    """Keep the chosen image tokens (P, k), in order; `extra` (P, c, L) follows them."""
+    phrases, merged = len(chosen), 0 if extra is None else extra.shape[1]
+
+    def cut(values: Tensor, fill: Tensor | None) -> Tensor:
+        image = _pick(values[:, state.image], chosen)
+        middle = [] if fill is None else [fill]
+        parts = [values[:, : state.start], image, *middle, values[:, state.image.stop :]]
+        return torch.cat(parts, dim=1)
+
+    def filled(values: Tensor, value: int) -> Tensor | None:
+        return values.new_full((phrases, merged), value) if merged else None
+
+    positions = cut(state.positions, filled(state.positions, 0))
+    if renumber:
+        # From the lowest number on, without gaps, text after the image included.
+        first = state.positions.amin(dim=-1, keepdim=True)
+        positions = torch.arange(positions.shape[1], device=positions.device) + first
+    numbers = state.numbers.gather(1, chosen)
+    if merged:
+        numbers = torch.cat([numbers, numbers.new_full((phrases, merged), -1)], dim=1)
+    hidden = cut(state.hidden, extra)
+    return replace(
+        state,
+        hidden=hidden,
+        mask=cut(state.mask, filled(state.mask, 1)),
+        positions=positions,
+        places=cut(state.places, filled(state.places, -1)),
+        numbers=numbers,
+        cosine_sine=llama.rotary_emb(hidden, position_ids=positions),
+    )
+
+
+def _pick(values: Tensor, rows: Tensor) -> Tensor:
+    """(P, S) or (P, S, L), row numbers (P, R) -> those rows."""
+    if values.ndim == 2:
+        return values.gather(1, rows)
+    return values.gather(1, rows.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+def _raters(state: _State) -> Tensor:
+    """(P, text after the image) bool, the text tokens whose attention ranks image tokens."""
+    image = state.hidden[:, state.image].float()
+    text = state.hidden[:, state.image.stop :].float()
+    real = state.mask[:, state.image.stop :]
+    if not text.shape[1]:
+        raise ValueError("SparseVLM needs text after the image")
+    logits = (image @ text.transpose(1, 2)).masked_fill(~real.unsqueeze(1), -torch.inf)
+    weight = logits.softmax(dim=-1).mean(dim=1)  # (P, text)
+    average = weight.sum(-1, keepdim=True) / real.sum(-1, keepdim=True).clamp(min=1)
+    # "At least" rather than "more than": with equal weights everybody rates.
+    return (weight >= average * (1 - 1e-6)) & real
+
+
+def _stages(budget: int, count: int) -> tuple[int, int, int]:
+    """Image tokens after the three cuts, from the code's table for 576 patches, interpolated."""
+    table = ((0, 0, 0, 0), (64, 66, 30, 17), (96, 238, 48, 26), (128, 303, 110, 36))
+    table += ((192, 300, 200, 110), (576, 576, 576, 576))
+    wanted = budget * 576 / count
+    for low, high in pairwise(table):
+        if wanted <= high[0]:
+            part = (wanted - low[0]) / (high[0] - low[0])
+            stages = (a + part * (b - a) for a, b in zip(low[1:], high[1:], strict=True))
+            first, second, third = (max(1, round(stage * count / 576)) for stage in stages)
+            return first, second, third
+    raise ValueError(f"budget {budget} exceeds {count}")
+
+
+def _scaled(layer: int, depth: int) -> int:
+    """A layer number of 32, at the same fraction of `depth`; at least 1."""
+    return max(1, round(layer * depth / 32))
+
+
+def _clusters(tokens: Tensor) -> Tensor:
+    """(P, n, L) -> (P, c, L): means of density-peak clusters (Du et al., 2016), c = n // 10 + 1.
+
+    Density: exp of minus the mean squared distance to the c nearest. Centres: the largest product
+    of density and distance to the nearest denser token. Everybody joins the nearest centre.
+    """
+    values = tokens.float()
+    phrases, count, width = values.shape
+    clusters = count // 10 + 1
+    distance = torch.cdist(values, values) / width**0.5  # (P, n, n)
+    near = distance.topk(clusters, dim=-1, largest=False).values
+    density = (-near.square().mean(dim=-1)).exp()  # (P, n)
+    rank = best(density, count).argsort(dim=-1)  # ties: the lower number counts as denser
+    denser = rank.unsqueeze(1) < rank.unsqueeze(2)  # [p, i, j]: j is denser than i
+    far = distance.amax(dim=(1, 2), keepdim=True)
+    gap = torch.where(denser, distance, far).amin(dim=-1)
+    centres = best(gap * density, clusters)  # (P, c)
+    nearest = _pick(distance, centres).argmin(dim=1)  # (P, n)
+    own = torch.arange(clusters, device=tokens.device).expand(phrases, -1)
+    joins = torch.nn.functional.one_hot(nearest.scatter(1, centres, own), clusters).float()
+    return (joins.transpose(1, 2) @ values / joins.sum(1).unsqueeze(-1)).to(tokens.dtype)
