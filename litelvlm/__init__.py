@@ -19,13 +19,14 @@ from litelvlm._version import __version__
 
 if TYPE_CHECKING:
     from litelvlm.errors import InputError
-    from litelvlm.pipeline import Pipeline, load
+    from litelvlm.loading import load
+    from litelvlm.pipeline import Pipeline
     from litelvlm.pruning import select_tokens
     from litelvlm.result import GroundingResult
     from litelvlm.viz import show
 
 _HOMES = {
-    "load": "litelvlm.pipeline",
+    "load": "litelvlm.loading",
     "Pipeline": "litelvlm.pipeline",
     "GroundingResult": "litelvlm.result",
     "InputError": "litelvlm.errors",

@@ -80,6 +80,11 @@ def load_tokenizer(folder: Path) -> Any:
     raise ModelError(f"{folder}: no tokenizer.json and no tokenizer.model")
 
 
+def wrap_tokenizer(tokenizer: Any) -> Any:
+    """A `tokenizers.Tokenizer` as a transformers tokenizer, like those of `load_tokenizer`."""
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
 class LanguageModel:
     """A LLaMA that reads embedded image tokens between two pieces of text.
 
