@@ -1,21 +1,23 @@
 """Phrases that single out one thing of a scene, as people write them.
 
-A phrase is proposed at random, then accepted only if a rule with a clear margin says that its target
-is the one thing it is true of: no other thing is *nearly* as far left, *nearly* of that colour, and so on.
-The forms follow RefCOCO (Kazemzadeh et al., "ReferItGame", EMNLP 2014; Yu et al., "Modeling Context in
-Referring Expressions", ECCV 2016): names, colours, sizes, absolute places, relations, order, extremes.
+A phrase is proposed at random, then accepted only if a rule with a clear margin says that its
+target is the one thing it is true of: nothing else is *nearly* as far left, *nearly* of that
+colour, and so on. The forms follow RefCOCO (Kazemzadeh et al., "ReferItGame", EMNLP 2014; Yu et
+al., "Modeling Context in Referring Expressions", ECCV 2016): names, colours, sizes, absolute
+places, relations, order, extremes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 
-from litelvlm.data.sprites import COLOURS, NEAR, PLURAL_ONLY, kinds, plural
+from litelvlm.data.sprites import COLOURS, NEAR, UNCOUNTED, kinds, plural
 
 T = TypeVar("T")
 
@@ -71,6 +73,7 @@ class View:
         full: pixels each object would have if nothing hid it.
         height, width: canvas in pixels.
         avoid: class names that the background shows.
+        covers: (front, back) -> pixels of the back object that the front one hides.
     """
 
     objects: tuple[SceneObject, ...]
@@ -79,6 +82,7 @@ class View:
     height: int
     width: int
     avoid: frozenset[str]
+    covers: Mapping[tuple[int, int], int]
 
 
 # Templates: {x} target, {y} landmark (with its article), {k} order word, {xs} plural.
@@ -124,9 +128,11 @@ PLACES: dict[str, tuple[str, ...]] = {
 RELATIONS: dict[str, tuple[str, ...]] = {
     "left": ("{x} left of {y}", "{x} to the left of {y}", "{x} on the left of {y}"),
     "right": ("{x} right of {y}", "{x} to the right of {y}", "{x} on the right of {y}"),
-    "above": ("{x} above {y}", "{x} over {y}", "{x} higher than {y}"),
-    "below": ("{x} below {y}", "{x} under {y}", "{x} beneath {y}", "{x} lower than {y}"),
+    "above": ("{x} above {y}", "{x} over {y}"),
+    "below": ("{x} below {y}", "{x} under {y}", "{x} beneath {y}"),
     "next": ("{x} next to {y}", "{x} beside {y}", "{x} near {y}", "{x} by {y}", "{x} close to {y}"),
+    "front": ("{x} in front of {y}",),
+    "behind": ("{x} behind {y}", "{x} hidden by {y}"),
     "closest": ("{x} closest to {y}", "{x} nearest to {y}", "{x} nearest {y}"),
 }
 EXTREMES: dict[str, tuple[str, ...]] = {
@@ -139,8 +145,9 @@ EXTREMES: dict[str, tuple[str, ...]] = {
 }
 SIZES: dict[str, tuple[str, ...]] = {
     "big": ("big {x}", "large {x}", "bigger {x}", "larger {x}"),
-    "small": ("small {x}", "little {x}", "tiny {x}", "smaller {x}"),
+    "small": ("small {x}", "tiny {x}", "little {x}", "smaller {x}"),
 }
+COMPARING = ("bigger", "larger", "smaller")
 SIDES: dict[str, tuple[str, ...]] = {
     "left": ("{k} {x} from the left", "{k} {x} from left"),
     "right": ("{k} {x} from the right", "{k} {x} from right"),
@@ -154,6 +161,10 @@ SEVERAL_MORE = ("all {xs}", "all the {xs}", "the {xs}", "{xs}", "every {x}", "{k
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PAIRS = ("the {x} and {y}", "{x} and {y}", "both the {x} and {y}")
 ANYTHING = ("thing", "object")
+# Groups whose members nobody takes for one another.
+BROAD = frozenset(
+    ("animal", "food", "fruit", "vegetable", "vehicle", "clothes", "furniture", "plant", "tool")
+) | {"instrument", "drink", "bag"}
 _OTHER_WORDS = "the a an and of some one"
 
 
@@ -170,6 +181,18 @@ def nouns() -> dict[str, frozenset[str]]:
             table.setdefault(noun, set()).add(name)
     # A class's own word may also be a group of others ("bird"), and the other way round.
     return {noun: frozenset(names) for noun, names in table.items()}
+
+
+@lru_cache(maxsize=1)
+def doubtful() -> dict[str, frozenset[str]]:
+    """Each noun with the class names for which it is a matter of taste."""
+    table: dict[str, set[str]] = {}
+    for name, kind in kinds().items():
+        for word in kind.doubtful:
+            # A doubtful class name brings its synonyms.
+            for noun in kinds()[word].words if word in kinds() else (word,):
+                table.setdefault(noun, set()).add(name)
+    return {noun: frozenset(found - nouns().get(noun, set())) for noun, found in table.items()}
 
 
 @lru_cache(maxsize=1)
@@ -196,13 +219,16 @@ class _Phrase:
 
 
 def fits(view: View, noun: str, colour: str | None) -> tuple[int, ...] | None:
-    """Objects that a noun and colour are true of; None if the colour is a matter of taste for one.
+    """Objects that a noun and colour are true of; None if that is a matter of taste for one.
 
-    It is one where an object of that noun has several colours, or a colour easily taken for it.
+    It is where an object may or may not be called by the noun, or where one of that noun has
+    several colours or a colour easily taken for the one named.
     """
-    names = nouns()[noun]
+    names, unsure = nouns()[noun], doubtful().get(noun, frozenset())
     of_noun = [i for i, thing in enumerate(view.objects) if thing.name in names]
     if names & view.avoid and noun not in ANYTHING:
+        return None
+    if unsure and any(thing.name in unsure for thing in view.objects):
         return None
     if colour is None:
         return tuple(of_noun)
@@ -263,7 +289,7 @@ def _single(rng: np.random.Generator, view: View, index: int, noun_not: str) -> 
     return None
 
 
-# --- Rules. Each says whether the target is the one clear answer among the candidates. ---------------
+# --- Rules. Each says whether the target is the one clear answer among the candidates. ------------
 
 _AXIS = {"left": (0, 1), "right": (0, -1), "top": (1, 1), "bottom": (1, -1)}
 
@@ -304,7 +330,7 @@ def is_extreme(view: View, target: int, others: Sequence[int], which: str) -> bo
 
 
 def is_sized(view: View, target: int, others: Sequence[int], which: str, ratio: float) -> bool:
-    """Whether the target's length is `ratio` times above or below all others', seen and unhidden."""
+    """Whether the target is longer (shorter) than all others by `ratio`, as seen and unhidden."""
     for i in others:
         for area in (view.full, view.pixels):
             larger = (area[target] / area[i]) ** 0.5
@@ -324,6 +350,10 @@ def gap(view: View, a: int, b: int) -> float:
 def relates(view: View, target: int, landmark: int, relation: str, strict: bool) -> bool:
     """Whether a relation to the landmark holds: clearly (strict), or perhaps (not strict)."""
     short = min(view.height, view.width)
+    if relation in ("front", "behind"):
+        pair = (target, landmark) if relation == "front" else (landmark, target)
+        hidden = view.covers.get(pair, 0)
+        return hidden >= 0.1 * min(view.full[i] for i in pair) if strict else hidden > 0
     if relation == "next":
         return gap(view, target, landmark) <= short * (0.06 if strict else 0.2)
     (tx, ty), (lx, ly) = view.objects[target].centre, view.objects[landmark].centre
@@ -335,7 +365,7 @@ def relates(view: View, target: int, landmark: int, relation: str, strict: bool)
         "below": (ty - ly, lx - tx),
     }[relation]
     if not strict:
-        return ahead > 0 and abs(aside) < 1.7 * ahead
+        return ahead > 0 and abs(aside) < 2.5 * ahead
     flat = relation in ("left", "right")
     spans = (t[2] - t[0] + m[2] - m[0], t[3] - t[1] + m[3] - m[1])
     reach = spans[0] if flat else spans[1]
@@ -368,12 +398,12 @@ def is_related(
 def order_from(view: View, fitting: Sequence[int], side: str) -> tuple[int, ...] | None:
     """The objects in order from a side, or None if two stand too close to call."""
     ranked = sorted((_along(view, i, side), i) for i in fitting)
-    if any(b[0] - a[0] < 0.08 for a, b in zip(ranked, ranked[1:], strict=False)):
+    if any(b[0] - a[0] < 0.08 for a, b in pairwise(ranked)):
         return None
     return tuple(i for _, i in ranked)
 
 
-# --- Proposals: one attempt each, None if the dice fall badly. ----------------------------------------
+# --- Proposals: one attempt each, None if the dice fall badly. ------------------------------------
 
 Proposal = Callable[[np.random.Generator, View, int], "str | None"]
 
@@ -412,7 +442,10 @@ def _size(rng: np.random.Generator, view: View, target: int) -> str | None:
     which = "big" if rng.random() < 0.5 else "small"
     if not is_sized(view, target, _others(phrase, target), which, 1.4):
         return None
-    return _pick(rng, SIZES[which]).format(x=phrase.text)
+    # Comparing words are for two things.
+    two = len(phrase.fits) == 2
+    options = [text for text in SIZES[which] if two or not text.startswith(COMPARING)]
+    return _pick(rng, options).format(x=phrase.text)
 
 
 def _position(rng: np.random.Generator, view: View, target: int) -> str | None:
@@ -460,7 +493,7 @@ def _relation(rng: np.random.Generator, view: View, target: int) -> str | None:
 
 def _ordinal(rng: np.random.Generator, view: View, target: int) -> str | None:
     phrase = _phrase(rng, view, target, 0.15, 0.2)
-    if phrase is None or len(phrase.fits) < 3 or phrase.noun in PLURAL_ONLY:
+    if phrase is None or len(phrase.fits) < 3 or phrase.noun in UNCOUNTED:
         return None
     side = _pick(rng, tuple(SIDES) if rng.random() < 0.4 else ("left", "right"))
     ranked = order_from(view, phrase.fits, side)
@@ -501,8 +534,10 @@ _WEIGHTS: tuple[tuple[float, ...], ...] = (
     (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
     (0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0),
     (0.25, 0.3, 0.0, 0.45, 0.0, 0.0, 0.0),
-    (0.12, 0.16, 0.08, 0.2, 0.18, 0.14, 0.12),
+    (0.10, 0.16, 0.09, 0.18, 0.21, 0.14, 0.12),
 )
+# One thing alone has no rivals in size, order or extremes.
+_ALONE = np.array((1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0))
 
 
 def _none(rng: np.random.Generator, view: View) -> str | None:
@@ -511,8 +546,11 @@ def _none(rng: np.random.Generator, view: View) -> str | None:
     kind = kinds()[name]
     noun = _pick(rng, kind.words)
     present = {thing.name for thing in view.objects} | view.avoid
-    # Neither this word nor a more general one for it may be true of anything here.
-    if nouns()[noun] & present or any(nouns().get(g, frozenset()) & present for g in kind.words):
+    # Nothing here may be called so, not even by a stretch.
+    for word in (*kind.words, *(group for group in kind.groups if group not in BROAD)):
+        if (nouns()[word] | doubtful().get(word, frozenset())) & present:
+            return None
+    if any(present & nouns()[word] for word in kind.doubtful if word in kinds()):
         return None
     text = noun
     if rng.random() < 0.3:
@@ -534,7 +572,7 @@ def _several(rng: np.random.Generator, view: View) -> tuple[str, tuple[int, ...]
     """A phrase about two or more objects."""
     target = int(rng.random() * len(view.objects))
     phrase = _phrase(rng, view, target, 0.3, 0.3)
-    if phrase is not None and 2 <= len(phrase.fits) < 10 and phrase.noun not in PLURAL_ONLY:
+    if phrase is not None and 2 <= len(phrase.fits) < 10 and phrase.noun not in UNCOUNTED:
         nouns_text = plural(phrase.noun)
         many = f"{phrase.colour} {nouns_text}" if phrase.colour else nouns_text
         one = f"{phrase.colour} {phrase.noun}" if phrase.colour else phrase.noun
@@ -612,14 +650,17 @@ def write_expressions(
     Returns:
         The phrases; fewer than `count` where the scene allows no more.
     """
-    weights = np.cumsum(_WEIGHTS[level])
+    weights = np.array(_WEIGHTS[level])
+    if len(view.objects) < 2:
+        weights = weights * _ALONE
+    share = np.cumsum(weights / weights.sum())
     order = [int(i) for i in rng.permutation(len(view.objects))]
     found: list[Expression] = []
     texts: set[str] = set()
     used: set[tuple[int, str]] = set()
     for slot in range(count):
         roll = rng.random()
-        for attempt in range(14):
+        for attempt in range(24):
             targets: tuple[int, ...]
             text: str | None
             if roll < none:
@@ -629,9 +670,12 @@ def write_expressions(
                 pair = _several(rng, view)
                 text, targets = pair if pair else (None, ())
             else:
+                # A kind is tried on every target before another kind is, so that those which
+                # fit seldom are not crowded out by those which fit always.
+                if attempt % 8 == 0:
+                    kind = KINDS[min(int(np.searchsorted(share, rng.random(), "right")), 6)]
                 target = order[(slot + attempt) % len(order)]
-                kind = KINDS[int(np.searchsorted(weights, rng.random() * weights[-1], "right"))]
-                if (target, kind) in used and attempt < 8:
+                if (target, kind) in used and attempt < 16:
                     continue
                 text, targets = _PROPOSE[kind](rng, view, target), (target,)
             if text is None or text in texts:

@@ -1,9 +1,9 @@
 """Procedural referring scenes: pictures of named things with phrases that need the picture.
 
-Each scene puts 1-7 sprites over a photo or a generated ground, often several of one class or of one
-colour, so that colour, place, relation, order and size decide what a phrase means. The same seed and
-recipe give the same bytes, whatever was drawn before; no global random state is read or written.
-(Bytes are compared on one build of OpenCV; another build may round differently.)
+Each scene puts 1-7 sprites over a photo or a generated ground, often several of one class or of
+one colour, so that colour, place, relation, order and size decide what a phrase means. The same
+seed and recipe give the same bytes, whatever was drawn before; no global random state is read or
+written. (That holds for one build of OpenCV; another may round a pixel differently.)
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = [
 SPLITS = ("train", "val", "test")
 _LEAST_VISIBLE = 0.45
 # Random canvases: short side 336, long side by these ratios.
-_RATIOS = (1.0, 1.0, 1.0, 4 / 3, 4 / 3, 3 / 2, 16 / 9)
+_RATIOS = (1.0, 1.0, 1.0, 1.0, 4 / 3, 4 / 3, 3 / 2, 16 / 9)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class SceneRecipe:
         canvas: (height, width) in pixels, or None for random shapes with a short side of 336.
         objects: fewest and most objects.
         object_px: range of an object's longest side in pixels, before rotation.
-        split: "train", "val" or "test": own seeds and photos; "train" never shows held-out variants.
+        split: "train", "val" or "test": own seeds and photos; "train" shows no held-out variant.
         level: 0 one or two things by name, 1 names and colours, 2 places too, 3 everything.
         expressions: most phrases per scene.
         none, several: chance of a phrase with no target, or with several targets (level 3 only).
@@ -169,7 +169,7 @@ def _draw(rng: np.random.Generator, seed: int, recipe: SceneRecipe) -> Scene:
     labels = placed.labels
     objects = placed.objects()
     image = _degrade(rng, image, recipe.degrade)
-    view = View(objects, placed.pixels(), tuple(placed.full), height, width, avoid)
+    view = View(objects, placed.pixels(), tuple(placed.full), height, width, avoid, placed.covers)
     full = recipe.level == 3
     phrases = write_expressions(
         rng,
@@ -189,12 +189,11 @@ def _random_canvas(rng: np.random.Generator) -> tuple[int, int]:
     return (336, long) if rng.random() < 0.7 else (long, 336)
 
 
-# --- What is in the scene ---------------------------------------------------------------------------
+# --- What is in the scene -------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=8)
 def _variants(split: str, name: str) -> tuple[Variant, ...]:
-    """Variants of a class that a split may show; held-out ones count four times outside training."""
+    """What a split may show of a class; outside training, held-out looks count four times."""
     looks = kinds()[name].variants
     if split == "train":
         return tuple(v for v in looks if not v.held_out)
@@ -203,7 +202,7 @@ def _variants(split: str, name: str) -> tuple[Variant, ...]:
 
 @lru_cache(maxsize=3)
 def _by_name(split: str) -> dict[str, tuple[Variant, ...]]:
-    return {name: _variants.__wrapped__(split, name) for name in kinds()}
+    return {name: _variants(split, name) for name in kinds()}
 
 
 @lru_cache(maxsize=3)
@@ -252,17 +251,18 @@ def _choose(
     return [chosen[int(i)] for i in order]
 
 
-# --- Drawing ----------------------------------------------------------------------------------------
+# --- Drawing --------------------------------------------------------------------------------------
 
 
 class _Canvas:
-    """The picture while it is drawn: label map, and counts of pixels."""
+    """A scene while it is drawn: label map, pixels of each object (whole, still seen), overlaps."""
 
     def __init__(self, height: int, width: int) -> None:
         self.labels = np.zeros((height, width), np.uint8)
         self.full: list[int] = []
         self.left: list[int] = []
         self.variants: list[Variant] = []
+        self.covers: dict[tuple[int, int], int] = {}
 
     def pixels(self) -> tuple[int, ...]:
         return tuple(self.left)
@@ -328,15 +328,22 @@ def _place(
     crowd = 0.35 if rng.random() < 0.35 else 0.06
     alike = rng.random() < 0.3  # sizes close together, so that size gives nothing away
     common = low * (high / low) ** (0.3 + 0.6 * rng.random())
-    for variant in wanted:
-        for attempt in range(10):
+    spots = _line_up(rng, wanted)
+    for number, variant in enumerate(wanted):
+        look = variant
+        for attempt in range(12):
             if alike:
                 longest = common * (0.88 + 0.24 * rng.random())
             else:
                 longest = low * (high / low) ** rng.random()
-            longest = max(low, longest * 0.93**attempt)
-            patch = _render(rng, variant, longest)
-            if _try(rng, canvas, image, variant, patch, crowd, shadow, drop):
+            longest = max(low, longest * 0.94**attempt)
+            if attempt in (3, 5, 7):
+                # Perhaps it cannot be told from the ground: another look of the class may.
+                look = _pick(rng, _by_name(recipe.split)[variant.name])
+            patch = _render(rng, look, longest)
+            contrast = 75 if attempt < 9 else 30
+            spot = spots.get(number) if attempt < 4 else None
+            if _try(rng, canvas, image, look, patch, crowd, shadow, drop, contrast, spot):
                 break
     if not canvas.variants:
         # The first object of an empty canvas always fits when it lies wholly inside.
@@ -361,8 +368,22 @@ def _try(
     crowd: float,
     shadow: float,
     drop: tuple[float, float],
+    contrast: float,
+    spot: tuple[float, float] | None,
 ) -> bool:
-    """Look for a free spot, a few times; draw there. `crowd` is the share of overlap allowed."""
+    """Look for a free spot, a few times; draw there.
+
+    Args:
+        rng, canvas, image: randomness; where to draw (both changed).
+        variant, patch: what to draw.
+        crowd: share of its pixels that may lie over other objects.
+        shadow, drop: strength of its shadow, 0 for none, and offset in its widths and heights.
+        contrast: least difference from the ground, see `_contrast`.
+        spot: where its middle should be, as fractions of width and height, or None for anywhere.
+
+    Returns:
+        Whether it was drawn.
+    """
     height, width = image.shape[:2]
     h, w = patch.shape[:2]
     solid = patch[..., 3] >= 128
@@ -370,9 +391,14 @@ def _try(
     if full < 60:
         return False
     for _ in range(6):
-        spill = 0.3 if rng.random() < 0.12 else 0.0  # now and then cut by the edge
-        x = int(-spill * w + rng.random() * (width - w + 2 * spill * w + 1))
-        y = int(-spill * h + rng.random() * (height - h + 2 * spill * h + 1))
+        if spot is not None:
+            x = int(spot[0] * width + (rng.random() - 0.5) * 0.06 * width - w / 2)
+            y = int(spot[1] * height + (rng.random() - 0.5) * 0.14 * height - h / 2)
+            x, y = min(max(x, 0), width - w), min(max(y, 0), height - h)
+        else:
+            spill = 0.3 if rng.random() < 0.12 else 0.0  # now and then cut by the edge
+            x = int(-spill * w + rng.random() * (width - w + 2 * spill * w + 1))
+            y = int(-spill * h + rng.random() * (height - h + 2 * spill * h + 1))
         x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
         if x1 - x0 < 8 or y1 - y0 < 8:
             continue
@@ -389,7 +415,8 @@ def _try(
             for i, n in enumerate(hidden)
         ):
             continue
-        if _lost(image[y0:y1, x0:x1], patch[y0 - y : y1 - y, x0 - x : x1 - x], seen):
+        cut = patch[y0 - y : y1 - y, x0 - x : x1 - x]
+        if _contrast(image[y0:y1, x0:x1], cut, seen) < contrast:
             continue
         if shadow:
             _shade(image, patch[..., 3], x + int(drop[0] * w), y + int(drop[1] * h), shadow)
@@ -398,12 +425,36 @@ def _try(
     return False
 
 
-def _lost(ground: np.ndarray, patch: np.ndarray, seen: np.ndarray) -> bool:
-    """Whether an object would be hard to see: its mean colour is near that of the ground."""
+def _contrast(ground: np.ndarray, patch: np.ndarray, seen: np.ndarray) -> float:
+    """Difference of the mean colours of an object and the ground it would hide, 0..765."""
     mask = seen.view(np.uint8)
     a = cv2.mean(ground, mask)[:3]
     b = cv2.mean(patch, mask)[:3]
-    return sum(abs(p - q) for p, q in zip(a, b, strict=True)) < 60
+    return sum(abs(p - q) for p, q in zip(a, b, strict=True))
+
+
+def _line_up(rng: np.random.Generator, wanted: Sequence[Variant]) -> dict[int, tuple[float, float]]:
+    """Now and then, put the members of a group of three or more in a row or column.
+
+    Returns:
+        Index into `wanted` -> middle as fractions of width and height; empty for a loose scene.
+    """
+    if len(wanted) < 3 or rng.random() >= 0.3:
+        return {}
+    members: dict[str, list[int]] = {}
+    for i, variant in enumerate(wanted):
+        members.setdefault(variant.name, []).append(i)
+    group = max(members.values(), key=len)
+    if len(group) < 3:
+        return {}
+    upright = rng.random() < 0.25
+    across = 0.25 + 0.5 * rng.random()
+    margin = 0.12
+    spots = {}
+    for place, i in enumerate(group):
+        along = margin + (1 - 2 * margin) * (place + 0.5) / len(group)
+        spots[i] = (across, along) if upright else (along, across)
+    return spots
 
 
 def _shade(image: np.ndarray, alpha: np.ndarray, x: int, y: int, strength: float) -> None:
@@ -437,14 +488,16 @@ def _put(
     seen = part[..., 3] >= 128
     labels = canvas.labels[y0:y1, x0:x1]
     for i, n in enumerate(np.bincount(labels[seen], minlength=len(canvas.full) + 1)[1:]):
-        canvas.left[i] -= int(n)
+        if n:
+            canvas.left[i] -= int(n)
+            canvas.covers[len(canvas.full), i] = int(n)
     labels[seen] = len(canvas.full) + 1
     canvas.full.append(int(np.count_nonzero(patch[..., 3] >= 128)))
     canvas.left.append(int(np.count_nonzero(seen)))
     canvas.variants.append(variant)
 
 
-# --- How the picture was taken ------------------------------------------------------------------------
+# --- How the picture was taken --------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
@@ -466,8 +519,9 @@ def _degrade(rng: np.random.Generator, image: np.ndarray, strength: float) -> np
         image = _noisy(rng, image, 1.5 + 7 * rng.random())
     if rng.random() < 0.25 * strength:
         quality = 40 + int(rng.random() * 55)
-        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        image = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     return np.ascontiguousarray(image)
 
 
@@ -482,16 +536,15 @@ def _noisy(rng: np.random.Generator, image: np.ndarray, deviation: float) -> np.
     return cv2.addWeighted(image, 1.0, cut, deviation / 32, 0.0, dtype=cv2.CV_8U)
 
 
-# --- Words about the whole ----------------------------------------------------------------------------
+# --- Words about the whole ------------------------------------------------------------------------
 
 
 def _caption(rng: np.random.Generator, objects: Sequence[SceneObject]) -> str:
     """Name everything: "a dog, two red apples and a car"."""
     groups: dict[tuple[str, str | None], int] = {}
+    plain = {name for name in {t.name: 0 for t in objects} if rng.random() < 0.2}
     for thing in objects:
-        colour = thing.colour if thing.colour and rng.random() < 0.8 else None
-        if colour == thing.name:
-            colour = None
+        colour = None if thing.name in plain or thing.colour == thing.name else thing.colour
         groups[thing.name, colour] = groups.get((thing.name, colour), 0) + 1
     parts = []
     for (name, colour), count in groups.items():
@@ -508,16 +561,28 @@ def _caption(rng: np.random.Generator, objects: Sequence[SceneObject]) -> str:
     return ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-# --- Held-out benchmark -------------------------------------------------------------------------------
+# --- Held-out benchmark ---------------------------------------------------------------------------
 
 _BENCH = {"val": (VAL, 500), "test": (TEST, 500)}
+# Share of each kind that the benchmark aims at.
+_MIXTURE = {
+    "name": 0.10,
+    "colour": 0.15,
+    "size": 0.09,
+    "position": 0.23,
+    "relation": 0.20,
+    "ordinal": 0.10,
+    "superlative": 0.13,
+}
 
 
 def benchmark(split: str) -> Iterator[tuple[Scene, Expression]]:
     """The held-out benchmark: 500 scenes with one phrase each, always the same.
 
-    Number of objects: 1..7 in turn. Own seeds, own photos; variants that training never shows are
-    four times as likely as others.
+    Scenes have 1, 2 .. 7 objects in turn, the recipe's random shapes, and all degradations. Seeds
+    and photos are the split's own; variants that training never shows are four times as likely as
+    others. Each phrase has exactly one target. Of the kinds that a scene offers, the one that is
+    furthest behind its share is taken; single objects allow names, places and colours only.
 
     Args:
         split: "val" or "test". Nothing may be tuned on "test".
@@ -525,20 +590,25 @@ def benchmark(split: str) -> Iterator[tuple[Scene, Expression]]:
     if split not in _BENCH:
         raise unknown("benchmark split", split, _BENCH)
     recipe, total = _BENCH[split]
+    taken = dict.fromkeys(_MIXTURE, 0)
     made, seed = 0, 0
     while made < total:
         count = made % 7 + 1
         scene = make_scene(seed, replace(recipe, objects=(count, count)))
         seed += 1
-        if not scene.expressions:
+        if not scene.expressions or len(scene.objects) != count:
             continue
-        # The phrase is taken in turn, so that no kind is favoured by coming first.
-        yield scene, scene.expressions[seed % len(scene.expressions)]
+        chosen = min(scene.expressions, key=lambda e: taken[e.kind] / _MIXTURE[e.kind])
+        taken[chosen.kind] += 1
         made += 1
+        yield scene, chosen
 
 
 def benchmark_hash(split: str) -> str:
-    """SHA-256 over texts, targets, label maps and pictures of the benchmark, as hex."""
+    """SHA-256 over texts, targets, label maps and pictures of the benchmark, as hex.
+
+    It pins one build of OpenCV and one processor family: another may round a pixel differently.
+    """
     digest = hashlib.sha256()
     for scene, expression in benchmark(split):
         digest.update(repr((expression.text, expression.targets, scene.labels.shape)).encode())

@@ -1,9 +1,9 @@
-"""The things scenes are made of: named sprites, their true colours, and their recoloured variants.
+"""The things scenes are made of: named sprites, their true colours, their recoloured variants.
 
-Sprites are Fluent Emoji 3D drawings ((c) Microsoft Corporation, MIT licence), 160 x 160 pixels, RGBA.
+Sprites are Fluent Emoji 3D drawings ((c) Microsoft Corporation, MIT licence), 160 x 160, RGBA.
 `assets/sprites/table.txt` holds the hand-checked facts: names, synonyms, colours, groups.
-A *variant* is a sprite with a colour word, written `"<file stem>:<colour>"`, or `"<file stem>"` where
-no single colour word is true of it. A tenth of the variants is held out from training.
+A *variant* is a sprite with a colour word, written `"<file stem>:<colour>"`, or `"<file stem>"`
+where no single colour word is true of it. A tenth of the variants is held out from training.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from litelvlm.errors import InputError
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
-# letter in the table -> colour word, then the hue (0-180), saturation and value (0-255) it is given.
-# None keeps the drawing's own saturation; the value is the median after recolouring.
+# Letter in the table -> colour word, then the hue (0-180), saturation and value (0-255) given to
+# the recoloured pixels; saturation and value are those of the median pixel.
 _PAINT: dict[str, tuple[str, int, int, int]] = {
     "r": ("red", 179, 215, 225),
     "o": ("orange", 11, 220, 250),
@@ -52,9 +52,13 @@ NEAR: dict[str, frozenset[str]] = {
 }
 
 PLURAL_ONLY = frozenset(
-    "grapes cherries glasses sunglasses jeans pants trousers shorts scissors headphones "
-    "eyeglasses shades".split()
+    (
+        *("grapes", "cherries", "glasses", "sunglasses", "jeans", "pants", "trousers", "shorts"),
+        *("scissors", "headphones", "eyeglasses", "shades"),
+    )
 )
+# Nouns that are not counted: no ordinal and no plural is made of them.
+UNCOUNTED = PLURAL_ONLY | {"clothes", "furniture", "food", "luggage", "mail"}
 
 
 @dataclass(frozen=True)
@@ -82,14 +86,21 @@ class Variant:
 
 @dataclass(frozen=True)
 class Kind:
-    """A class: its name, the words for it, and the groups it belongs to.
+    """A class.
 
-    `words` start with the name; each is used in phrases. `groups` are more general nouns.
+    Attributes:
+        name: canonical name.
+        words: the name and its synonyms; each is used in phrases.
+        groups: more general nouns that are true of it; used in phrases.
+        doubtful: nouns, of other classes or groups, that some people would use for it. Never used
+            for it, and no phrase with such a noun is written where it is in the picture.
+        variants: its looks.
     """
 
     name: str
     words: tuple[str, ...]
     groups: tuple[str, ...]
+    doubtful: tuple[str, ...]
     variants: tuple[Variant, ...]
 
 
@@ -128,7 +139,8 @@ def kinds() -> dict[str, Kind]:
         name: Kind(
             name,
             tuple(words[name]),
-            tuple(groups[name]),
+            tuple(word for word in groups[name] if not word.startswith("~")),
+            tuple(word[1:] for word in groups[name] if word.startswith("~")),
             tuple(
                 Variant(v.key, v.name, v.stem, v.colour, v.mask, v.letter, v.key in held)
                 for v in variants[name]
@@ -139,7 +151,7 @@ def kinds() -> dict[str, Kind]:
 
 
 def _held_out(variants: dict[str, list[Variant]]) -> frozenset[str]:
-    """A tenth of all variants, by hash of the key, at most a quarter of any class with 4 or more."""
+    """A tenth of all variants, by hash of the key; at most a quarter of the looks of a class."""
     everything = sorted(
         (v for looks in variants.values() for v in looks), key=lambda v: zlib.crc32(v.key.encode())
     )
@@ -217,22 +229,35 @@ def _recolour(rgb: np.ndarray, alpha: np.ndarray, mask: str, letter: str) -> np.
     return np.rint(painted * blend + rgb * (1 - blend)).astype(np.uint8)
 
 
+_IRREGULAR = {
+    "mouse": "mice",
+    "fish": "fish",
+    "sheep": "sheep",
+    "deer": "deer",
+    "dice": "dice",
+    "die": "dice",
+    "knife": "knives",
+    "loaf": "loaves",
+    "scarf": "scarves",
+    "snowman": "snowmen",
+    "tomato": "tomatoes",
+}
+
+
 def plural(noun: str) -> str:
-    """The plural of a noun phrase of the table."""
-    if noun in PLURAL_ONLY:
+    """The plural of a noun phrase of the table; an uncounted noun as it is."""
+    if noun in UNCOUNTED:
         return noun
+    if noun == "bread":
+        return "loaves of bread"
     head, of, tail = noun.partition(" of ")
-    irregular = {"mouse": "mice", "fish": "fish", "sheep": "sheep", "dice": "dice", "deer": "deer"}
-    irregular |= {"die": "dice", "leaf": "leaves", "knife": "knives", "bread": "breads"}
     first, space, last = head.rpartition(" ")
-    if last in irregular:
-        last = irregular[last]
+    if last in _IRREGULAR:
+        last = _IRREGULAR[last]
     elif last.endswith(("s", "x", "ch", "sh")):
         last += "es"
     elif last.endswith("y") and last[-2] not in "aeiou":
         last = last[:-1] + "ies"
-    elif last in ("tomato", "potato"):
-        last += "es"
     else:
         last += "s"
     return first + space + last + of + tail
