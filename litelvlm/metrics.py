@@ -91,7 +91,7 @@ def reversal_auc(similarity: np.ndarray, inside: np.ndarray) -> float | None:
     hits, misses = int(within.sum()), int((~within).sum())
     if not hits or not misses:
         return None
-    values, place, ties = np.unique(similarity, return_inverse=True, return_counts=True)
+    _, place, ties = np.unique(similarity, return_inverse=True, return_counts=True)
     last = np.cumsum(ties)
     rank = (last - (ties - 1) / 2)[place.reshape(-1)]  # 1-based, ties share their mean rank
     return float((rank[within].sum() - hits * (hits + 1) / 2) / (hits * misses))

@@ -146,7 +146,9 @@ class Pipeline:
         """Names of the selection methods."""
         return tuple(METHODS)
 
-    def __call__(self, image: Any, phrases: str | Sequence[str], budget: Any = None, **options: Any):  # type: ignore[no-untyped-def]
+    def __call__(
+        self, image: Any, phrases: str | Sequence[str], budget: Any = None, **options: Any
+    ):  # type: ignore[no-untyped-def]
         """`encode`, then `ground`; see there. An `EncodedImage` is taken as it is."""
         if not isinstance(image, EncodedImage):
             encode = {k: options.pop(k) for k in ("view",) if k in options}
@@ -255,7 +257,9 @@ class Pipeline:
         pruned = budget < self.tokens_total
         inside = pruned and rule.where == "inside"
         if inside and mode == "generate":
-            raise InputError(f"method {method!r} prunes inside the language model: forced mode only")
+            raise InputError(
+                f"method {method!r} prunes inside the language model: forced mode only"
+            )
 
         profiler = Profiler(self.device, profile)
         prompts = self._prompts(phrases, joint, mode)
@@ -307,7 +311,9 @@ class Pipeline:
                     phrase,
                     low_res[index],
                     answers[index] or self.config.prompt.answer,
-                    self._token_map(scene.frame, selection, kept_inside, row, index if joint else 0),
+                    self._token_map(
+                        scene.frame, selection, kept_inside, row, index if joint else 0
+                    ),
                     self._warnings(phrase, text) if selection is not None else (),
                 )
             )
@@ -351,7 +357,9 @@ class Pipeline:
         with torch.inference_mode():
             return self._clip_text([plain(phrase) for phrase in phrases], text)
 
-    def similarity(self, scene: EncodedImage, phrases: Sequence[str], text: str = "phrase") -> Tensor:
+    def similarity(
+        self, scene: EncodedImage, phrases: Sequence[str], text: str = "phrase"
+    ) -> Tensor:
         """(T, N) float32: the score that LiteLVLM ranks, lowest first."""
         with torch.inference_mode():
             projected = self.encoder.project(scene.tokens)
@@ -458,12 +466,15 @@ class Pipeline:
         budget: int,
     ) -> tuple[list[Tensor], tuple[int, ...], Tensor]:
         span = (sequences.image_start, sequences.image_start + self.tokens_total)
+        # The rules look at the last real token of each row, so they must know the padding.
+        lengths = torch.tensor(sequences.lengths, device=self.device)
+        mask = torch.arange(sequences.embeds.shape[1], device=self.device) < lengths[:, None]
         outcome: Any = profiler.run(
             "llm_prefill",
             rule.rule,
             self.language.llama.model,
             sequences.embeds,
-            torch.ones(sequences.embeds.shape[:2], device=self.device),
+            mask,
             sequences.positions,
             span,
             budget,
