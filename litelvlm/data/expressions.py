@@ -353,7 +353,9 @@ def relates(view: View, target: int, landmark: int, relation: str, strict: bool)
     if relation in ("front", "behind"):
         pair = (target, landmark) if relation == "front" else (landmark, target)
         hidden = view.covers.get(pair, 0)
-        return hidden >= 0.1 * min(view.full[i] for i in pair) if strict else hidden > 0
+        if strict:
+            return hidden >= 0.1 * min(view.full[i] for i in pair)
+        return hidden > 0 or gap(view, target, landmark) < 3
     if relation == "next":
         return gap(view, target, landmark) <= short * (0.06 if strict else 0.2)
     (tx, ty), (lx, ly) = view.objects[target].centre, view.objects[landmark].centre

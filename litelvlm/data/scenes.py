@@ -565,7 +565,7 @@ def _caption(rng: np.random.Generator, objects: Sequence[SceneObject]) -> str:
 
 _BENCH = {"val": (VAL, 500), "test": (TEST, 500)}
 # Share of each kind that the benchmark aims at.
-_MIXTURE = {
+MIXTURE = {
     "name": 0.10,
     "colour": 0.15,
     "size": 0.09,
@@ -590,7 +590,7 @@ def benchmark(split: str) -> Iterator[tuple[Scene, Expression]]:
     if split not in _BENCH:
         raise unknown("benchmark split", split, _BENCH)
     recipe, total = _BENCH[split]
-    taken = dict.fromkeys(_MIXTURE, 0)
+    taken = dict.fromkeys(MIXTURE, 0)
     made, seed = 0, 0
     while made < total:
         count = made % 7 + 1
@@ -598,7 +598,7 @@ def benchmark(split: str) -> Iterator[tuple[Scene, Expression]]:
         seed += 1
         if not scene.expressions or len(scene.objects) != count:
             continue
-        chosen = min(scene.expressions, key=lambda e: taken[e.kind] / _MIXTURE[e.kind])
+        chosen = min(scene.expressions, key=lambda e: taken[e.kind] / MIXTURE[e.kind])
         taken[chosen.kind] += 1
         made += 1
         yield scene, chosen
