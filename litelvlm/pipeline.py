@@ -11,13 +11,11 @@ budget. Nothing is remembered between calls: state is the `EncodedImage` that th
 from __future__ import annotations
 
 import functools
-import json
 import math
 import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np

@@ -163,7 +163,7 @@ def _tiny_random() -> ModelConfig:
             "num_hidden_layers": 3,
             "num_attention_heads": 4,
             "num_key_value_heads": 4,
-            "max_position_embeddings": 512,
+            "max_position_embeddings": 2048,
             "rms_norm_eps": 1e-5,
             "rope_theta": 10000.0,
             "hidden_act": "silu",

@@ -156,7 +156,9 @@ class LanguageModel:
             use_cache=False,
         ).last_hidden_state
         if states.shape[:2] != sequences.embeds.shape[:2]:
-            raise RuntimeError(f"{sequences.embeds.shape[1]} tokens went in, {states.shape} came out")
+            raise RuntimeError(
+                f"{sequences.embeds.shape[1]} tokens went in, {states.shape} came out"
+            )
         return states
 
     def start(self, sequences: Sequences) -> tuple[DynamicCache, Tensor]:

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 BLOCK = 2**21  # logits held at once: 4 MiB in half precision
 ROWS = 1024  # tokens that go through a perceptron together
