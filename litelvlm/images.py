@@ -13,7 +13,8 @@ from litelvlm.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # few decoders, little to attack
+# Few decoders, little to attack. Pillow opens MPO (phones, 3D cameras) through its JPEG door.
+FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000
 
 

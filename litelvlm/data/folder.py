@@ -140,10 +140,8 @@ class _Mask:
 def _read_mask(path: Path, image_hw: tuple[int, int]) -> np.ndarray:
     from PIL import Image
 
-    from litelvlm.images import FORMATS
-
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
             if (image.height, image.width) != tuple(image_hw):
                 size = f"{image.width} x {image.height}"
                 raise InputError(f"{path.name}: mask is {size}, the picture is not")

@@ -11,7 +11,7 @@ The reference files are pickles of plain containers. They are read by an unpickl
 everything else, so a hostile file can at worst be rejected. `instances.json` is one JSON document
 of well over 100 MB; it is decoded object by object and only what the chosen split refers to stays.
 Measured on one core with a simulated file of the real size (20,000 pictures, 200,000 annotations,
-140,000 expressions): MEASURED.
+140,000 expressions, 124 MB), all in one split: 6 s and 210 MB.
 """
 
 from __future__ import annotations
@@ -152,8 +152,9 @@ class _Text:
                 if not self.more():
                     raise
                 continue
-            # A number that touches the end of the window may go on in the next chunk.
-            if end == len(self.text) and self.more():
+            # A number may go on in the next chunk; only what follows tells that it is whole.
+            number = isinstance(found, (int, float)) and not isinstance(found, bool)
+            if number and self.text[end : end + 1] not in tuple(", ]}\n\r\t") and self.more():
                 continue
             self.place = end
             return found
