@@ -34,7 +34,15 @@ _HOMES = {
     "show": "litelvlm.viz",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "GroundingResult",
+    "InputError",
+    "Pipeline",
+    "__version__",
+    "load",
+    "select_tokens",
+    "show",
+]
 
 
 def __getattr__(name: str) -> Any:

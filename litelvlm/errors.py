@@ -1,4 +1,4 @@
-"""Errors that a user can cause. Each message is one short line: what was given, what is expected."""
+"""Errors a user can cause. Each message is one short line: what was given, what is expected."""
 
 from __future__ import annotations
 

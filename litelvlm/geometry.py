@@ -153,7 +153,7 @@ def sam_hw(image_hw: tuple[int, int], size: int) -> tuple[int, int]:
 
 
 def sam_resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize the longest side to `size` by Pillow's bilinear filter: (H, W, 3) uint8 -> (h, w, 3)."""
+    """Resize the longest side to `size`, bilinear (Pillow): (H, W, 3) uint8 -> (h, w, 3)."""
     from PIL import Image
 
     height, width = sam_hw((image.shape[0], image.shape[1]), size)

@@ -129,7 +129,7 @@ def select_tokens(
     split: str | float = "paper",
     order: str = "raster",
 ) -> Selection:
-    """Choose exactly `budget` tokens of each picture. A budget of N in raster order is the identity.
+    """Choose exactly `budget` tokens a picture. A budget of N in raster order is the identity.
 
     Args:
         similarity: (B, T, N), from `text_similarity`; all T phrases share the selection.

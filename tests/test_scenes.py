@@ -13,9 +13,9 @@ import pytest
 from litelvlm.cli import scenes as scenes_command
 from litelvlm.data import scenes
 from litelvlm.data.backgrounds import PHOTOS
-from litelvlm.data.expressions import nouns
 from litelvlm.data.scenes import EASY, TEST, TRAIN, VAL, Scene, SceneRecipe, make_scene
 from litelvlm.data.sprites import ASSETS, COLOURS, kinds, plural, sprite
+from litelvlm.data.wording import nouns
 from litelvlm.errors import InputError
 
 CLEAN = replace(TRAIN, typos=0.0)

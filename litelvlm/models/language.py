@@ -157,7 +157,7 @@ class LanguageModel:
         ).last_hidden_state
         if states.shape[:2] != sequences.embeds.shape[:2]:
             raise RuntimeError(
-                f"{sequences.embeds.shape[1]} tokens went in, {states.shape} came out"
+                f"{sequences.embeds.shape} went in, {states.shape} came out"
             )
         return states
 

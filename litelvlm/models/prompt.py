@@ -61,11 +61,11 @@ def build_prompt(
     """
     gap, end = prompt.separators
     text = prompt.system + gap
-    for turn, phrase in enumerate(phrases):
+    for turn in range(len(phrases)):
         image = prompt.image_sentence if turn == 0 else ""
-        text += f"{prompt.user}: {image}{prompt.question}{gap}{prompt.assistant}:"
-        # The phrase goes in after splitting, as plain text, whatever it contains.
-        text = text.replace("{phrase}", f"\0{turn}\0")
+        # A placeholder: the phrase goes in after splitting, as plain text, whatever it contains.
+        question = prompt.question.replace("{phrase}", f"\0{turn}\0")
+        text += f"{prompt.user}: {image}{question}{gap}{prompt.assistant}:"
         if answered or turn < len(phrases) - 1:
             text += f" {prompt.answer}{end}"
 
