@@ -1,0 +1,67 @@
+"""`litelvlm train`: train the embedded model from nothing, stage by stage, and export it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from litelvlm.errors import InputError
+
+HELP = "train the embedded model from nothing on procedural scenes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument(
+        "--stage",
+        choices=("clip", "masks", "language", "all", "export"),
+        default="all",
+        help="one stage, all three in order, or only the export (default all)",
+    )
+    parser.add_argument(
+        "--scale",
+        choices=("tiny", "small", "full"),
+        default="small",
+        help="tiny: a test, seconds; small: 2 CPU cores, two hours; full: a GPU (default small)",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and logs")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoints")
+    parser.add_argument("--device", default=None, help="cpu, cuda, ...; default: a GPU if present")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
+    parser.add_argument("--seed", type=int, default=1, help="seed of weights and scenes")
+    parser.add_argument("--probes", type=int, default=40, help="validation scenes per measurement")
+    parser.add_argument(
+        "--limit", type=int, default=None, help="stop each stage after so many steps"
+    )
+    parser.add_argument(
+        "--export", type=Path, default=None, help="model folder to write when training ends"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; the checkpoints, logs and curves are left in ``--out``."""
+    from dataclasses import replace
+
+    import torch
+
+    from litelvlm.train.export import export
+    from litelvlm.train.recipe import recipe
+    from litelvlm.train.run import STAGES, draw_curves, train
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if args.threads < 0 or args.seed < 0 or args.probes < 0:
+        raise InputError("--threads, --seed and --probes must not be negative")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    plan = replace(recipe(args.scale), seed=args.seed)
+    stages = STAGES if args.stage == "all" else () if args.stage == "export" else (args.stage,)
+    if args.stage == "export" and args.export is None:
+        raise InputError("--stage export needs --export FOLDER")
+    train(plan, stages, args.out, device, args.resume, args.probes, args.limit)
+    if stages:
+        draw_curves(args.out, args.out / "curves.png")
+    if args.export is not None:
+        export(plan, args.out, args.export)
+    return 0

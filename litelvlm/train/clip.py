@@ -1,0 +1,316 @@
+"""Stage "clip": the dual encoder, by its contrastive loss on captions and referring phrases.
+
+Two things are added to the usual recipe, both at training time only:
+
+* a dense head on H (the input of the last block, which is what the language model will read)
+  names the class, the colour and the box of what lies under each patch, so that patch features
+  become useful after 10^5 pictures instead of 10^8;
+* pictures of half the side are trained on random windows of the position table, at the pixel
+  scale of full pictures, which costs a quarter; full pictures follow at the end.
+
+The image embedding is the mean over patches. Background patches then end up carrying the
+picture's meaning, and the patches of the object that a phrase names are the LEAST similar to it:
+the reversal that low-similarity pruning builds on. ``litelvlm.train.probe`` measures it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from litelvlm.data.sprites import COLOURS
+from litelvlm.models.prompt import plain
+from litelvlm.train.builders import build_dual_encoder
+from litelvlm.train.common import Run, adamw, attention, autocast, seed_everything
+from litelvlm.train.targets import IGNORE, chw, normalise, patch_targets, squared
+
+if TYPE_CHECKING:
+    from litelvlm.data.scenes import SceneRecipe
+    from litelvlm.train.recipe import Recipe
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def block(layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """One open_clip residual attention block, (B, L, W) -> same, with the faster attention."""
+    a = layer.attn
+    b, n, w = x.shape
+    qkv = F.linear(layer.ln_1(x), a.in_proj_weight, a.in_proj_bias)
+    q, k, v = qkv.view(b, n, 3, a.num_heads, w // a.num_heads).permute(2, 0, 3, 1, 4)
+    mixed = attention(q, k, v, bias).transpose(1, 2).reshape(b, n, w)
+    x = x + layer.ls_1(a.out_proj(mixed))
+    return x + layer.ls_2(layer.mlp(layer.ln_2(x)))
+
+
+def patch_features(
+    visual: nn.Module, pixels: Tensor, window: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """H and the image embedding.
+
+    pixels: (B, 3, h, w) normalised; window: (B, 2) int64 row and column of the picture's first
+    patch in the position table, None for pictures of the full size.
+    Returns H (B, N, W) without the class token, and the mean-pooled embedding (B, E).
+    """
+    x = visual.conv1(pixels)
+    rows, cols = x.shape[-2:]
+    table = visual.positional_embedding
+    side = visual.grid_size[1]
+    grid = torch.arange(rows, device=x.device)[:, None] * side
+    grid = (grid + torch.arange(cols, device=x.device)).flatten()[None]
+    if window is not None:
+        grid = grid + (window[:, 0] * side + window[:, 1])[:, None]
+    x = x.flatten(2).transpose(1, 2) + table[1:][grid]
+    first = (visual.class_embedding + table[0]).expand(len(x), 1, -1)
+    x = visual.ln_pre(torch.cat([first.to(x.dtype), x], 1))
+    blocks = visual.transformer.resblocks
+    for layer in blocks[:-1]:
+        x = block(layer, x)
+    pooled = visual.ln_post(block(blocks[-1], x))[:, 1:].mean(1) @ visual.proj
+    return x[:, 1:], pooled
+
+
+def text_features(clip: nn.Module, ids: Tensor) -> Tensor:
+    """Text embeddings (T, E), not normalised, as ``clip.encode_text`` gives them.
+
+    ids: (T, context) int64. The text tower is causal and reads the end-of-text state, so the
+    columns after the longest text need not run.
+    """
+    end = ids.argmax(-1)
+    length = int(end.max()) + 1
+    x = clip.token_embedding(ids[:, :length]) + clip.positional_embedding[:length]
+    bias = torch.full((length, length), -1e4, device=ids.device).triu(1)
+    for layer in clip.transformer.resblocks:
+        x = block(layer, x, bias)
+    return clip.ln_final(x[torch.arange(len(x), device=ids.device), end]) @ clip.text_projection
+
+
+def projected(visual: nn.Module, patches: Tensor) -> Tensor:
+    """Patch tokens in the shared space: (B, N, W) -> (B, N, E), ``ln_post(H) @ proj``."""
+    return visual.ln_post(patches) @ visual.proj
+
+
+class DenseHead(nn.Module):
+    """Names what lies under each patch, linearly (train-time only).
+
+    forward(H): (B, N, W) -> class logits (B, N, C + 1), colour logits (B, N, colours),
+    box edges (B, N, 4) and the patch's place (B, N, 2), see ``patch_targets``.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.sizes = [classes + 1, len(COLOURS), 4, 2]
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, sum(self.sizes))
+
+    def forward(self, patches: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        return self.linear(self.norm(patches)).float().split(self.sizes, -1)
+
+
+@dataclass(frozen=True)
+class ClipBatches:
+    """Makes batch ``number``: pictures, texts, patch targets; picklable for workers.
+
+    small, full: recipes of half-size and full-size pictures; full ones from batch ``switch`` on.
+    """
+
+    small: SceneRecipe
+    full: SceneRecipe
+    switch: int
+    scenes: int
+    scenes_full: int
+    texts: int
+    context: int
+    seed: int
+    grid: int = 24
+
+    def __call__(self, number: int) -> dict[str, Tensor]:
+        """See ``train_clip`` for the shapes."""
+        from open_clip import tokenize
+
+        from litelvlm.data.scenes import make_scene, names
+
+        table = {n: i for i, n in enumerate(names())}
+        rng = np.random.default_rng((self.seed, number))
+        full = number >= self.switch
+        recipe, count = (self.full, self.scenes_full) if full else (self.small, self.scenes)
+        images, kinds, colours, boxes, present, windows = [], [], [], [], [], []
+        texts: list[str] = []
+        owner: list[int] = []
+        wanted: list[np.ndarray] = []
+        inside: list[np.ndarray] = []
+        for i in range(count):
+            side = self.grid * 14 if full else self.grid * 7
+            scene = squared(make_scene(self.seed + number * self.scenes + i, recipe), side)
+            kind, colour, box, cover = patch_targets(scene, table)
+            images.append(chw(scene.image))
+            kinds.append(kind)
+            colours.append(colour)
+            boxes.append(box)
+            windows.append(rng.integers(0, self.grid - side // 14 + 1, 2))
+            here = np.zeros(len(table), bool)
+            here[[table[o.name] for o in scene.objects]] = True
+            present.append(here)
+            usable = [e for e in scene.expressions if e.targets]
+            picks = rng.permutation(len(usable))[: self.texts - 1]
+            said = [(scene.caption, tuple(range(len(scene.objects))))]
+            said += [(plain(usable[j].text), usable[j].targets) for j in picks]
+            for text, targets in said:
+                texts.append(text)
+                owner.append(i)
+                want = np.zeros(len(table), bool)
+                want[[table[scene.objects[t].name] for t in targets]] = True
+                wanted.append(want)
+                inside.append(cover[:, [t + 1 for t in targets]].sum(1))
+        return {
+            "images": torch.stack(images),
+            "kind": torch.from_numpy(np.stack(kinds)),
+            "colour": torch.from_numpy(np.stack(colours)),
+            "box": torch.from_numpy(np.stack(boxes)),
+            "window": torch.from_numpy(np.stack(windows)),
+            "present": torch.from_numpy(np.stack(present)),
+            "texts": tokenize(texts, context_length=self.context),
+            "owner": torch.tensor(owner),
+            "wanted": torch.from_numpy(np.stack(wanted)),
+            "inside": torch.from_numpy(np.stack(inside).astype(np.float32)),
+        }
+
+
+def contrastive(
+    image: Tensor, text: Tensor, scale: Tensor, owner: Tensor, wanted: Tensor, present: Tensor
+) -> Tensor:
+    """InfoNCE in both directions over T texts and B pictures, false negatives left out.
+
+    image (B, E) and text (T, E) unit vectors; owner (T,) the picture of each text;
+    wanted (T, C), present (B, C) bool: classes a text names, classes a picture shows. A picture
+    of another scene that shows all a text names is no negative for it.
+    """
+    logits = scale * text @ image.T
+    own = F.one_hot(owner, len(image)).bool()
+    missing = wanted.float() @ (~present).float().T
+    logits = logits.masked_fill((missing < 0.5) & ~own, -1e4)
+    to_image = F.cross_entropy(logits, owner)
+    positive = logits[own]
+    negatives = logits.masked_fill(own, -1e4).logsumexp(0)[owner]
+    to_text = F.softplus(negatives - positive)
+    return (to_image + to_text.mean()) / 2
+
+
+def dense_losses(head: DenseHead, patches: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Losses and accuracies of the dense head; objects and background weigh the same."""
+    kind, colour, box, _ = head(patches)
+    truth = batch["kind"]
+    on, off = truth > 0, truth == 0
+    k_on = F.cross_entropy(kind[on], truth[on])
+    k_off = F.cross_entropy(kind[off], truth[off])
+    painted = batch["colour"] != IGNORE
+    paint = colour.new_zeros(())
+    if painted.any():
+        paint = F.cross_entropy(colour[painted], batch["colour"][painted])
+    edge = F.smooth_l1_loss(box[on], batch["box"][on], beta=0.1)
+    with torch.no_grad():
+        named = (kind[on].argmax(-1) == truth[on]).float().mean()
+        clear = (kind[off].argmax(-1) == 0).float().mean()
+        hue = (colour[painted].argmax(-1) == batch["colour"][painted]).float().mean()
+    return {
+        "loss": k_on + 0.5 * k_off + 0.3 * paint + 2.0 * edge,
+        "named": named,
+        "clear": clear,
+        "hue": hue,
+        "edge": edge.detach(),
+    }
+
+
+def reversal_loss(similarity: Tensor, inside: Tensor, margin: float) -> Tensor:
+    """Hinge that asks a phrase's own patches to be less similar to it than the others.
+
+    similarity (T, N) cosine of each text with each patch of its picture; inside (T, N) share of
+    the patch its referents fill. Returns the mean hinge.
+    """
+    own = (inside > 0.5).float()
+    out = (inside <= 0).float()
+    s_in = (similarity * own).sum(1) / own.sum(1).clamp(min=1)
+    s_out = (similarity * out).sum(1) / out.sum(1).clamp(min=1)
+    return (F.relu(s_in - s_out + margin) * (own.sum(1) > 0)).mean()
+
+
+def train_clip(
+    recipe: Recipe,
+    folder: Path,
+    device: str = "cpu",
+    resume: bool = False,
+    probe: Callable[[nn.Module, nn.Module], dict[str, float]] | None = None,
+    limit: int | None = None,
+) -> nn.Module:
+    """Train the dual encoder; the checkpoint ``clip.pt`` holds ``clip`` and ``head``."""
+    from litelvlm.data.scenes import names
+
+    seed_everything(recipe.seed)
+    plan = recipe.clip
+    clip = build_dual_encoder(recipe.dual_encoder).to(device)
+    visual = clip.visual
+    head = DenseHead(visual.conv1.out_channels, len(names())).to(device)
+    optimiser = adamw([clip, head], plan.lr, plan.decay, (0.9, 0.98))
+    run = Run(
+        folder, "clip", {"clip": clip, "head": head}, optimiser, plan.steps, plan.lr, plan.warmup
+    )
+    if resume:
+        run.resume()
+    batches = ClipBatches(
+        small=plan.small,
+        full=plan.full,
+        switch=plan.switch,
+        scenes=plan.batch,
+        scenes_full=plan.batch_full,
+        texts=plan.texts,
+        context=recipe.dual_encoder["text_cfg"]["context_length"],
+        seed=recipe.seed + 2 * 10**8,
+        grid=visual.grid_size[0],
+    )
+
+    def learn(batch: dict[str, Any]) -> Tensor:
+        with autocast(device, recipe.bf16):
+            pixels = normalise(batch["images"], MEAN, STD)
+            patches, pooled = patch_features(visual, pixels, batch["window"])
+            text = F.normalize(text_features(clip, batch["texts"]).float(), dim=-1)
+            dense = dense_losses(head, patches, batch)
+            shared = projected(visual, patches)
+        scale = clip.logit_scale.exp().clamp(max=50.0)
+        image = F.normalize(pooled.float(), dim=-1)
+        pair = contrastive(image, text, scale, batch["owner"], batch["wanted"], batch["present"])
+        own = F.normalize(shared.float(), dim=-1)[batch["owner"]]
+        similarity = (own @ text[:, :, None])[..., 0]
+        reverse = reversal_loss(similarity, batch["inside"], plan.margin)
+        with torch.no_grad():
+            inside = batch["inside"] > 0.5
+            outside = batch["inside"] <= 0
+            gap = (similarity * inside).sum() / inside.sum() - (
+                similarity * outside
+            ).sum() / outside.sum()
+        run.track(
+            pair=pair,
+            dense=dense["loss"],
+            named=dense["named"],
+            clear=dense["clear"],
+            hue=dense["hue"],
+            edge=dense["edge"],
+            gap=gap,
+            reverse=reverse,
+        )
+        return pair + plan.dense * dense["loss"] + plan.reversal * reverse
+
+    def check() -> dict[str, float]:
+        return probe(clip, head) if probe else {}
+
+    run.loop(
+        batches, learn, check, device, recipe.workers, probe_every=plan.probe_every, limit=limit
+    )
+    return clip

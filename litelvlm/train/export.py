@@ -1,0 +1,95 @@
+"""From training checkpoints to a model folder that ``litelvlm.load`` opens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from litelvlm.config import ModelConfig, SelectionConfig
+from litelvlm.data.scenes import known_words
+from litelvlm.train.recipe import Recipe
+from litelvlm.train.tokens import PROMPT, PromptTokens
+
+_PARTS = {
+    "llama": "language",
+    "projector": "projector",
+    "seg_head": "seg_head",
+}
+
+
+def collect(folder: Path) -> dict[str, Tensor]:
+    """Weights of the whole model under the engine's names, from a run's checkpoints.
+
+    The train-time helpers are left behind. If the language stage tuned the mask decoder, the
+    tuned one is taken.
+    """
+    clip = _modules(folder / "clip.pt")["clip"]
+    sam = _modules(folder / "masks.pt")["sam"]
+    tensors = {f"dual_encoder.{k}": v for k, v in clip.items()}
+    tensors |= {f"segmenter.{k}": v for k, v in sam.items()}
+    for key, value in _modules(folder / "language.pt")["grounder"].items():
+        head, _, rest = key.partition(".")
+        if head in _PARTS:
+            tensors[f"{_PARTS[head]}.{rest}"] = value
+        elif head == "decoder":
+            tensors[f"segmenter.mask_decoder.{rest}"] = value
+    return tensors
+
+
+def _modules(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=False)["modules"]
+
+
+def model_config(recipe: Recipe, tokens: PromptTokens, selection: SelectionConfig) -> ModelConfig:
+    """The engine's configuration of a recipe."""
+    ids = tokens.ids
+    language = recipe.language | {
+        "vocab_size": tokens.tokenizer.get_vocab_size(),
+        "pad_token_id": ids["pad"],
+        "bos_token_id": ids["bos"],
+        "eos_token_id": ids["eos"],
+    }
+    return ModelConfig(
+        name="nano",
+        dual_encoder=recipe.dual_encoder,
+        language=language,
+        segmenter=recipe.segmenter,
+        prompt=PROMPT,
+        tokens=ids,
+        selection=selection,
+    )
+
+
+def export(
+    recipe: Recipe, folder: Path, target: Path, selection: SelectionConfig | None = None
+) -> Path:
+    """Write config.json, model.safetensors (float16), tokenizer.json and vocabulary.json.
+
+    folder: a run's folder with the checkpoints of all three stages; target: the model folder,
+    other files in it are left alone.
+    """
+    from safetensors.torch import save_file
+
+    target.mkdir(parents=True, exist_ok=True)
+    tokens = PromptTokens(folder / "tokenizer.json")
+    tensors: dict[str, Tensor] = {}
+    seen: dict[int, str] = {}
+    for name, value in collect(folder).items():
+        # Tied weights are stored once; the engine ties them again.
+        if value.data_ptr() in seen and value.numel():
+            continue
+        seen[value.data_ptr()] = name
+        half = value.to(torch.float16) if value.is_floating_point() else value
+        tensors[name] = half.contiguous()
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    config = model_config(recipe, tokens, selection or SelectionConfig())
+    (target / "config.json").write_text(config.to_json(), encoding="utf-8")
+    shutil.copyfile(folder / "tokenizer.json", target / "tokenizer.json")
+    words = json.dumps(sorted(known_words()), indent=0)
+    (target / "vocabulary.json").write_text(words + "\n", encoding="utf-8")
+    return target

@@ -1,0 +1,264 @@
+"""Stage "masks": the class-agnostic SAM part, from points and boxes to masks.
+
+It never sees a word or a class. Points and boxes enter as ONE learned token in the slot where
+the language model's [SEG] token will stand, so that this part is used in the same way later;
+the layer that makes those tokens is dropped after training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from litelvlm.train.builders import build_segmenter
+from litelvlm.train.common import Run, adamw, autocast, seed_everything
+from litelvlm.train.targets import low_mask, sam_frame, sam_pixels
+
+if TYPE_CHECKING:
+    from litelvlm.data.scenes import Scene, SceneRecipe
+    from litelvlm.train.recipe import Recipe
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+class PromptToken(nn.Module):
+    """A box or a point as one prompt token (train-time only).
+
+    forward(boxes): (..., 4) float32 x0, y0, x1, y1 in units of the padded square's side, 0..1;
+    a point is a box of no size. Returns (..., width).
+    """
+
+    def __init__(self, width: int, octaves: int = 4) -> None:
+        super().__init__()
+        self.octaves = octaves
+        self.net = nn.Sequential(
+            nn.Linear(4 * (1 + 2 * octaves) + 1, 2 * width),
+            nn.GELU(),
+            nn.Linear(2 * width, width),
+        )
+
+    def forward(self, boxes: Tensor) -> Tensor:
+        """See the class."""
+        centre = (boxes[..., :2] + boxes[..., 2:]) / 2
+        size = boxes[..., 2:] - boxes[..., :2]
+        point = (size.amax(-1, keepdim=True) <= 0).float()
+        base = torch.cat([centre * 2 - 1, size * 2], -1)
+        waves = [f(base * math.pi * 2**k / 2) for k in range(self.octaves) for f in (_sin, _cos)]
+        return self.net(torch.cat([base, *waves, point], -1))
+
+
+def _sin(x: Tensor) -> Tensor:
+    return x.sin()
+
+
+def _cos(x: Tensor) -> Tensor:
+    return x.cos()
+
+
+def encode(sam: nn.Module, pixels: Tensor, window: Tensor | None = None) -> Tensor:
+    """Image embedding (B, C, h, w) of (B, 3, H, W) pixels.
+
+    window: (B, 2) int64, row and column of the picture's first patch in the position table, for
+    pictures smaller than the model's square; None for full squares.
+    """
+    if window is None:
+        return sam.vision_encoder(pixels).last_hidden_state.float()
+    encoder = sam.vision_encoder
+    x = encoder.patch_embed.projection(pixels).permute(0, 2, 3, 1)
+    x = x + _cut(encoder.pos_embed.expand(len(x), -1, -1, -1), window, x.shape[1])
+    for layer in encoder.layers:
+        x = layer(x)
+    return encoder.neck(x).float()
+
+
+def _cut(table: Tensor, window: Tensor, side: int) -> Tensor:
+    """(B, h, w, C) and (B, 2) corners -> (B, side, side, C), one window of each."""
+    reach = torch.arange(side, device=table.device)
+    rows = (window[:, 0, None] + reach)[:, :, None]
+    cols = (window[:, 1, None] + reach)[:, None, :]
+    return table[torch.arange(len(table), device=table.device)[:, None, None], rows, cols]
+
+
+def decode(
+    sam: nn.Module, embedding: Tensor, sparse: Tensor, window: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Masks from prompt tokens.
+
+    embedding: (B, C, h, w) image embedding; sparse: (B, P, 1, C), one token per prompt;
+    window: see ``encode``.
+    Returns logits (B, P, 4 h, 4 w) of the single-mask output, and the predicted IoU (B, P).
+    """
+    batch = embedding.shape[0]
+    dense = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand_as(embedding)
+    positions = sam.get_image_wide_positional_embeddings().expand(batch, -1, -1, -1)
+    if window is not None:
+        table = positions.permute(0, 2, 3, 1)
+        positions = _cut(table, window, embedding.shape[-1]).permute(0, 3, 1, 2)
+    masks, iou = sam.mask_decoder(
+        image_embeddings=embedding,
+        image_positional_embeddings=positions,
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=False,
+    )
+    return masks[:, :, 0].float(), iou[..., 0].float()
+
+
+def mask_loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Balanced cross-entropy plus dice, and the IoU at this size.
+
+    logits, target: (M, h, w); target is a share in 0..1. Returns (M,) loss and (M,) IoU.
+    """
+    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    probability = logits.sigmoid()
+    area = target.sum((-1, -2))
+    # Far background is easy and plentiful: the sum is measured in units of the object's area.
+    bce = bce.sum((-1, -2)) / (area + 30.0)
+    dice = 1 - (2 * (probability * target).sum((-1, -2)) + 1) / (
+        probability.square().sum((-1, -2)) + target.square().sum((-1, -2)) + 1
+    )
+    hard, truth = logits > 0, target > 0.5
+    union = (hard | truth).sum((-1, -2)).clamp(min=1)
+    iou = (hard & truth).sum((-1, -2)) / union
+    return bce + dice, iou.detach()
+
+
+@dataclass(frozen=True)
+class MaskBatches:
+    """Makes batch ``number`` of the stage: pictures, prompts, masks; picklable for workers."""
+
+    small: SceneRecipe
+    full: SceneRecipe
+    switch: int
+    scenes: int
+    scenes_full: int
+    prompts: int
+    side: int
+    seed: int
+    patch: int = 16
+
+    def __call__(self, number: int) -> dict[str, Tensor]:
+        """One batch; S is the model's side, half of it for the batches before ``switch``.
+
+        frames (B, S, S, 3) int16, boxes (B, P, 4) float32 in units of the model's side,
+        masks (B, P, S / 4, S / 4) uint8, window (B, 2) int64 first patch of the picture.
+        """
+        from litelvlm.data.scenes import make_scene
+
+        rng = np.random.default_rng((self.seed, number))
+        frames, boxes, masks, windows = [], [], [], []
+        full = number >= self.switch
+        side = self.side if full else self.side // 2
+        recipe, count = (self.full, self.scenes_full) if full else (self.small, self.scenes)
+        for i in range(count):
+            scene = make_scene(self.seed + number * self.scenes + i, recipe)
+            window = rng.integers(0, (self.side - side) // self.patch + 1, 2)
+            frames.append(sam_frame(scene.image, side))
+            b, m = draw_prompts(scene, self.prompts, side // 4, rng)
+            corner = np.tile(window[::-1] * self.patch, 2)
+            boxes.append(((b * side + corner) / self.side).astype(np.float32))
+            masks.append(m)
+            windows.append(window)
+        return {
+            "frames": torch.from_numpy(np.stack(frames)),
+            "boxes": torch.from_numpy(np.stack(boxes)),
+            "masks": torch.from_numpy(np.stack(masks)),
+            "window": torch.from_numpy(np.stack(windows)),
+        }
+
+
+def draw_prompts(
+    scene: Scene, count: int, low: int, rng: np.random.Generator, points: float = 0.35
+) -> tuple[np.ndarray, np.ndarray]:
+    """``count`` prompts for a scene's objects: jittered boxes and, a share of them, inner points.
+
+    Returns boxes (count, 4) float32 in units of the longest side, and masks (count, low, low)
+    uint8.
+    """
+    longest = max(scene.labels.shape)
+    visible = [i for i, o in enumerate(scene.objects) if (scene.labels == i + 1).any()]
+    boxes = np.zeros((count, 4), np.float32)
+    masks = np.zeros((count, low, low), np.uint8)
+    cache: dict[int, np.ndarray] = {}
+    for k in range(count):
+        i = visible[int(rng.integers(len(visible)))]
+        mask = scene.labels == i + 1
+        if i not in cache:
+            cache[i] = low_mask(mask, low)
+        masks[k] = cache[i]
+        x0, y0, x1, y1 = scene.objects[i].box
+        if rng.random() < points:
+            ys, xs = np.nonzero(mask)
+            j = int(rng.integers(len(ys)))
+            boxes[k] = np.array([xs[j], ys[j], xs[j], ys[j]]) + 0.5
+        else:
+            jitter = rng.normal(0, 0.06, 4) * np.array([x1 - x0, y1 - y0] * 2)
+            box = np.array([x0, y0, x1, y1]) + jitter
+            boxes[k] = [box[0], box[1], max(box[2], box[0] + 2), max(box[3], box[1] + 2)]
+    return boxes / longest, masks
+
+
+def train_masks(
+    recipe: Recipe,
+    folder: Path,
+    device: str = "cpu",
+    resume: bool = False,
+    probe: Callable[[nn.Module, nn.Module], dict[str, float]] | None = None,
+    limit: int | None = None,
+) -> nn.Module:
+    """Train the SAM part; the checkpoint ``masks.pt`` holds ``sam`` and ``prompt``."""
+    seed_everything(recipe.seed)
+    plan = recipe.masks
+    sam = build_segmenter(recipe.segmenter).to(device)
+    width = recipe.segmenter["prompt_encoder_config"]["hidden_size"]
+    prompt = PromptToken(width).to(device)
+    optimiser = adamw([sam, prompt], plan.lr, plan.decay, (0.9, 0.98))
+    run = Run(
+        folder,
+        "masks",
+        {"sam": sam, "prompt": prompt},
+        optimiser,
+        plan.steps,
+        plan.lr,
+        plan.warmup,
+    )
+    if resume:
+        run.resume()
+    side = recipe.segmenter["vision_config"]["image_size"]
+    batches = MaskBatches(
+        small=plan.small,
+        full=plan.full,
+        switch=plan.switch,
+        scenes=plan.batch,
+        scenes_full=plan.batch_full,
+        prompts=plan.prompts,
+        side=side,
+        seed=recipe.seed + 10**8,
+    )
+
+    def learn(batch: dict[str, Any]) -> Tensor:
+        with autocast(device, recipe.bf16):
+            pixels = sam_pixels(batch["frames"], MEAN, STD)
+            sparse = prompt(batch["boxes"])[:, :, None]
+            embedding = encode(sam, pixels, batch["window"])
+            logits, quality = decode(sam, embedding, sparse, batch["window"])
+        loss, iou = mask_loss(logits.flatten(0, 1), batch["masks"].float().flatten(0, 1) / 255)
+        run.track(loss=loss.mean(), iou=iou.mean())
+        return loss.mean() + F.mse_loss(quality.flatten(), iou)
+
+    def check() -> dict[str, float]:
+        return probe(sam, prompt) if probe else {}
+
+    run.loop(
+        batches, learn, check, device, recipe.workers, probe_every=plan.probe_every, limit=limit
+    )
+    return sam

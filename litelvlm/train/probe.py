@@ -1,0 +1,215 @@
+"""Gates of the training stages, measured on scenes of the validation half.
+
+The order matters: masks are not asked of the language model before the patch tokens name what
+lies under them and the mask branch turns boxes into masks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from litelvlm.data.scenes import VAL, Scene, make_scene, names
+from litelvlm.metrics import reversal_auc, token_recall
+from litelvlm.models.prompt import plain
+from litelvlm.pruning import text_similarity
+from litelvlm.train import clip as clip_stage
+from litelvlm.train import masks as mask_stage
+from litelvlm.train.common import autocast
+from litelvlm.train.targets import (
+    chw,
+    normalise,
+    patch_targets,
+    sam_frame,
+    sam_pixels,
+    squared,
+)
+
+if TYPE_CHECKING:
+    from litelvlm.train.language import Frozen, Grounder
+
+# Away from the seeds of the benchmark, which starts at 0.
+SEED = 50_000
+
+
+def val_scenes(count: int, **changes: Any) -> list[Scene]:
+    """Scenes of the validation half, other than the benchmark's."""
+    return [make_scene(SEED + i, replace(VAL, **changes)) for i in range(count)]
+
+
+@torch.no_grad()
+def probe_clip(
+    clip: nn.Module, head: nn.Module, scenes: list[Scene], device: str = "cpu", bf16: bool = True
+) -> dict[str, float]:
+    """What the dual encoder's patch tokens know, and whether the similarity is reversed.
+
+    Returns
+        v_named: share of patches on an object whose class the linear head names;
+        v_clear: share of background patches that it calls background;
+        v_hue: share of patches on a coloured object whose colour it names;
+        v_auc: reversal AUC over phrases (0.5 no relation, below reversed);
+        v_auc_all: the same, all objects against the background;
+        v_low: share of the referent among the third of patches with the lowest similarity;
+        v_pair: share of captions nearest to their own picture, among these scenes.
+    """
+    from open_clip import tokenize
+
+    table = {n: i for i, n in enumerate(names())}
+    side = clip.visual.image_size[0]
+    sums: dict[str, list[float]] = {}
+    images, texts = [], []
+
+    def add(key: str, value: float | None) -> None:
+        if value is not None:
+            sums.setdefault(key, []).append(float(value))
+
+    for scene in scenes:
+        seen = squared(scene, side)
+        kind, colour, _, cover = patch_targets(seen, table)
+        pixels = normalise(chw(seen.image)[None].to(device), clip_stage.MEAN, clip_stage.STD)
+        said = [e for e in scene.expressions if len(e.targets) == 1]
+        phrases = [plain(e.text) for e in said]
+        ids = tokenize([scene.caption, *phrases], context_length=clip.context_length).to(device)
+        with autocast(device, bf16):
+            patches, pooled = clip_stage.patch_features(clip.visual, pixels)
+            guess, paint, _, _ = head(patches)
+            shared = clip_stage.projected(clip.visual, patches)
+            text = clip.encode_text(ids)
+        images.append(F.normalize(pooled.float(), dim=-1))
+        texts.append(F.normalize(text[:1].float(), dim=-1))
+        guessed = guess[0].argmax(-1).cpu().numpy()
+        hues = paint[0].argmax(-1).cpu().numpy()
+        on, off, painted = kind > 0, kind == 0, colour >= 0
+        add("v_named", (guessed[on] == kind[on]).mean() if on.any() else None)
+        add("v_clear", (guessed[off] == 0).mean() if off.any() else None)
+        add("v_hue", (hues[painted] == colour[painted]).mean() if painted.any() else None)
+        similarity = text_similarity(shared, text[1:])[0].cpu().numpy()
+        anything = 1 - cover[:, 0]
+        for row, expression in zip(similarity, said, strict=True):
+            own = cover[:, expression.targets[0] + 1]
+            add("v_auc", reversal_auc(row, own))
+            add("v_auc_all", reversal_auc(row, anything))
+            low = np.zeros(len(row), bool)
+            low[np.argsort(row)[: len(row) // 3]] = True
+            add("v_low", token_recall(low, own))
+    match = torch.cat(texts) @ torch.cat(images).T
+    truth = torch.arange(len(match), device=match.device)
+    add("v_pair", (match.argmax(1) == truth).float().mean())
+    return {key: float(np.mean(values)) for key, values in sums.items()}
+
+
+@torch.no_grad()
+def probe_masks(
+    sam: nn.Module, prompt: nn.Module, scenes: list[Scene], device: str = "cpu", bf16: bool = True
+) -> dict[str, float]:
+    """IoU of the mask branch at the picture's own size.
+
+    Returns v_box: from exact boxes of every object; v_point: from one point inside each (the
+    visible pixel nearest to the object's centre of mass).
+    """
+    side = sam.config.vision_config.image_size
+    found: dict[str, list[float]] = {"v_box": [], "v_point": []}
+    for scene in scenes:
+        height, width = scene.labels.shape
+        longest = max(height, width)
+        frame = torch.from_numpy(sam_frame(scene.image, side))[None].to(device)
+        prompts = []
+        for i, thing in enumerate(scene.objects):
+            ys, xs = np.nonzero(scene.labels == i + 1)
+            near = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
+            prompts.append(thing.box)
+            prompts.append((xs[near] + 0.5, ys[near] + 0.5) * 2)
+        boxes = torch.tensor(np.array(prompts, np.float32) / longest, device=device)[None]
+        with autocast(device, bf16):
+            embedding = mask_stage.encode(sam, sam_pixels(frame, mask_stage.MEAN, mask_stage.STD))
+            logits, _ = mask_stage.decode(sam, embedding, prompt(boxes)[:, :, None])
+        masks = upscale(logits[0], side, (height, width)).cpu().numpy() > 0
+        for k, mask in enumerate(masks):
+            truth = scene.labels == k // 2 + 1
+            iou = (mask & truth).sum() / max(1, (mask | truth).sum())
+            found["v_point" if k % 2 else "v_box"].append(float(iou))
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def upscale(logits: Tensor, side: int, size: tuple[int, int]) -> Tensor:
+    """(P, h, w) logits of the padded square of ``side`` pixels -> (P, H, W) on the picture."""
+    scale = side / max(size)
+    inner = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    full = F.interpolate(logits[:, None].float(), (side, side), mode="bilinear")
+    cut = full[..., : inner[0], : inner[1]]
+    return F.interpolate(cut, size, mode="bilinear")[:, 0]
+
+
+@torch.no_grad()
+def probe_language(
+    grounder: Grounder,
+    frozen: Frozen,
+    scenes: list[Scene],
+    device: str = "cpu",
+    bf16: bool = True,
+    keep: int | None = None,
+    other: bool = False,
+) -> dict[str, float]:
+    """Grounding on expressions with one target, at the picture's own size.
+
+    keep: show only so many random image tokens (a blind control); other: show the image tokens
+    of another picture.
+    Returns v_giou, v_ciou (unless blind: v_point, share of pointers inside the referent),
+    v_box (IoU of the box helper), and v_giou_<kind> per kind of expression.
+    """
+    side = frozen.sam.config.vision_config.image_size
+    clip_side = frozen.clip.visual.image_size[0]
+    rng = torch.Generator().manual_seed(0)
+    found: dict[str, list[float]] = {}
+    inter = union = 0.0
+    tokens: list[Tensor] = []
+    for scene in scenes:
+        pixels = normalise(
+            chw(squared(scene, clip_side).image)[None].to(device),
+            clip_stage.MEAN,
+            clip_stage.STD,
+        )
+        with autocast(device, bf16):
+            tokens.append(clip_stage.patch_features(frozen.clip.visual, pixels)[0].float())
+    for number, scene in enumerate(scenes):
+        said = [e for e in scene.expressions if len(e.targets) == 1]
+        if not said:
+            continue
+        height, width = scene.labels.shape
+        patches = tokens[(number + 1) % len(scenes) if other else number]
+        if keep is not None:
+            kept = torch.randperm(patches.shape[1], generator=rng)[:keep].sort().values
+            patches = patches[:, kept.to(patches.device)]
+        ids, state = grounder.tokens.turns([e.text for e in said], 48)
+        ids, state = ids[None].to(device), state[None].to(device)
+        frame = torch.from_numpy(sam_frame(scene.image, side))[None].to(device)
+        with autocast(device, bf16):
+            sparse, box = grounder.answer(patches, ids, state)
+            embedding = mask_stage.encode(
+                frozen.sam, sam_pixels(frame, mask_stage.MEAN, mask_stage.STD)
+            )
+            logits, _ = mask_stage.decode(frozen.sam, embedding, sparse[:, :, None])
+        masks = upscale(logits[0], side, (height, width)).cpu().numpy() > 0
+        scale = max(height, width)
+        shift = np.array([scale - width, scale - height] * 2) / 2
+        boxes = box[0].float().cpu().numpy() * scale - shift
+        for mask, guess, expression in zip(masks, boxes, said, strict=True):
+            truth = scene.mask(expression.targets)
+            a, b = int((mask & truth).sum()), int((mask | truth).sum())
+            inter, union = inter + a, union + b
+            found.setdefault("v_giou", []).append(a / max(1, b))
+            found.setdefault(f"v_giou_{expression.kind}", []).append(a / max(1, b))
+            if len(scene.objects) == 1:
+                found.setdefault("v_giou_single", []).append(a / max(1, b))
+            real = np.array(scene.objects[expression.targets[0]].box)
+            low, high = np.maximum(guess[:2], real[:2]), np.minimum(guess[2:], real[2:])
+            both = np.clip(high - low, 0, None).prod()
+            areas = np.prod(guess[2:] - guess[:2]) + np.prod(real[2:] - real[:2])
+            found.setdefault("v_box", []).append(float(both / max(1e-6, areas - both)))
+    out = {key: float(np.mean(values)) for key, values in found.items()}
+    return out | {"v_ciou": inter / max(1.0, union)}

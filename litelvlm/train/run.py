@@ -1,0 +1,119 @@
+"""All stages of a recipe in their order, and the picture of their curves."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from litelvlm.errors import unknown
+from litelvlm.train import probe
+from litelvlm.train.clip import train_clip
+from litelvlm.train.language import train_language
+from litelvlm.train.masks import train_masks
+from litelvlm.train.recipe import Recipe
+from litelvlm.train.tokens import corpus, train_tokenizer
+
+log = logging.getLogger(__name__)
+STAGES = ("clip", "masks", "language")
+# What each stage's curve shows: the training measure, then the one on validation scenes.
+MEASURES = {
+    "clip": ("named", "v_named", "v_auc"),
+    "masks": ("iou", "v_box"),
+    "language": ("pointed", "box_iou", "giou", "v_giou"),
+}
+
+
+def train(
+    recipe: Recipe,
+    stages: Sequence[str],
+    folder: Path,
+    device: str = "cpu",
+    resume: bool = False,
+    probes: int = 40,
+    limit: int | None = None,
+) -> None:
+    """Run stages of a recipe; each reads the checkpoints of those before it from ``folder``.
+
+    probes: validation scenes per measurement; 0 for none.
+    limit: stop each stage after so many steps; a later call with ``resume`` goes on.
+
+    Raises:
+        InputError: unknown stage.
+    """
+    for stage in stages:
+        if stage not in STAGES:
+            raise unknown("stage", stage, STAGES)
+    scenes = probe.val_scenes(probes)
+    where = (device, recipe.bf16)
+    if "clip" in stages:
+        train_clip(
+            recipe,
+            folder,
+            device,
+            resume,
+            (lambda clip, head: probe.probe_clip(clip, head, scenes, *where)) if probes else None,
+            limit,
+        )
+    if "masks" in stages:
+        train_masks(
+            recipe,
+            folder,
+            device,
+            resume,
+            (lambda sam, prompt: probe.probe_masks(sam, prompt, scenes, *where))
+            if probes
+            else None,
+            limit,
+        )
+    if "language" in stages:
+        ensure_tokenizer(recipe, folder)
+        train_language(
+            recipe,
+            folder,
+            device,
+            resume,
+            (lambda model, frozen: probe.probe_language(model, frozen, scenes, *where))
+            if probes
+            else None,
+            limit,
+        )
+
+
+def ensure_tokenizer(recipe: Recipe, folder: Path, scenes: int = 4000) -> Path:
+    """Train the tokenizer of a run if its folder has none yet."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        plan = recipe.language_plan
+        count = 200 if recipe.scale == "tiny" else scenes
+        sentences = corpus(count, plan.phases[-1][1], recipe.seed + 9 * 10**8)
+        train_tokenizer(sentences, plan.vocabulary, path)
+    return path
+
+
+def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """Curves of a run, (hours, value) per measure, read from its logs."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for stage in STAGES:
+        path = folder / f"{stage}.jsonl"
+        if not path.exists():
+            continue
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for key in MEASURES[stage]:
+            points = [(line["seconds"] / 3600, line[key]) for line in lines if key in line]
+            if points:
+                curves[f"{stage}: {key.replace('v_', 'validation ')}"] = points
+    return curves
+
+
+def draw_curves(folder: Path, picture: Path) -> Path:
+    """Draw the curves of a run to a picture file."""
+    from litelvlm.viz import curve_figure
+
+    figure = curve_figure(read_curves(folder), x_label="hours of the stage", y_label="share / IoU")
+    for line in figure.axes[0].lines:
+        line.set_marker("")
+    figure.set_size_inches(8, 4.5)
+    figure.savefig(picture, dpi=150)
+    return picture

@@ -1,0 +1,131 @@
+"""Training targets read off a scene: what lies under each patch, masks at the decoder's size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from litelvlm.data.sprites import COLOURS
+from litelvlm.geometry import clip_square
+
+if TYPE_CHECKING:
+    from litelvlm.data.scenes import Scene
+
+IGNORE = -1
+
+
+def squared(scene: Scene, side: int) -> Scene:
+    """A scene as the image tower sees it: letterboxed into a square of ``side`` pixels.
+
+    Pictures that are this square already come back as they are.
+    """
+    height, width = scene.labels.shape
+    if height == width == side:
+        return scene
+    scale = side / max(height, width)
+    small = max(1, round(width * scale)), max(1, round(height * scale))
+    left, top = (side - small[0]) // 2, (side - small[1]) // 2
+    labels = np.zeros((side, side), np.uint8)
+    resized = Image.fromarray(scene.labels).resize(small, Image.Resampling.NEAREST)
+    labels[top : top + small[1], left : left + small[0]] = np.asarray(resized)
+    shift = (left, top, left, top)
+    objects = tuple(
+        replace(o, box=tuple(v * scale + d for v, d in zip(o.box, shift, strict=True)))
+        for o in scene.objects
+    )
+    image = clip_square(scene.image, side, "letterbox")
+    return replace(scene, image=image, labels=labels, objects=objects)
+
+
+def patch_cover(labels: np.ndarray, patch: int, objects: int) -> np.ndarray:
+    """Share of each patch that each label fills.
+
+    labels: (H, W) uint8, 0 background, i + 1 object i; H and W multiples of ``patch`` (pixels).
+    Returns (N, objects + 1) float32, raster order, rows summing to 1.
+    """
+    height, width = labels.shape
+    rows, cols = height // patch, width // patch
+    cells = labels.reshape(rows, patch, cols, patch).transpose(0, 2, 1, 3)
+    cells = cells.reshape(rows * cols, patch * patch).astype(np.int64)
+    flat = cells + (objects + 1) * np.arange(rows * cols)[:, None]
+    counts = np.bincount(flat.ravel(), minlength=rows * cols * (objects + 1))
+    return (counts.reshape(rows * cols, objects + 1) / patch**2).astype(np.float32)
+
+
+def patch_targets(
+    scene: Scene, names: dict[str, int], patch: int = 14
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What lies under each patch of a scene whose sides are multiples of ``patch``.
+
+    names: class name -> 0-based class number.
+    Returns
+        kind: (N,) int64, 0 background, c + 1 class c, -1 where neither fills enough (ignored);
+        colour: (N,) int64, index into COLOURS of the object there, -1 where none is known;
+        box: (N, 4) float32, left, top, right, bottom edge of that object's visible box measured
+            from the patch's centre in units of 100 pixels, 0 where no object;
+        cover: (N, objects + 1) float32, shares of the patch.
+    """
+    cover = patch_cover(scene.labels, patch, len(scene.objects))
+    rows, cols = scene.labels.shape[0] // patch, scene.labels.shape[1] // patch
+    best = cover[:, 1:].argmax(1) if len(scene.objects) else np.zeros(len(cover), np.int64)
+    share = cover[:, 1:].max(1) if len(scene.objects) else np.zeros(len(cover), np.float32)
+    classes = np.array([names[o.name] for o in scene.objects] or [0], np.int64)
+    paints = [COLOURS.index(o.colour) if o.colour in COLOURS else IGNORE for o in scene.objects]
+    boxes = np.array([o.box for o in scene.objects] or [(0, 0, 0, 0)], np.float32)
+
+    inside = share >= 0.4
+    kind = np.where(inside, classes[best] + 1, np.where(cover[:, 0] > 0.9, 0, IGNORE))
+    colour = np.where(inside, np.array(paints or [IGNORE], np.int64)[best], IGNORE)
+    y, x = np.divmod(np.arange(rows * cols), cols)
+    centre = np.stack([x, y, x, y], 1).astype(np.float32) * patch + patch / 2
+    box = np.where(inside[:, None], (boxes[best] - centre) / 100.0, 0.0).astype(np.float32)
+    return kind, colour, box, cover
+
+
+def chw(image: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 -> (3, H, W) uint8 tensor."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(B, 3, H, W) uint8 -> float32, ``(value / 255 - mean) / std`` per channel."""
+    shape = (1, 3, 1, 1)
+    m = torch.tensor(mean, device=images.device).view(shape) * 255
+    s = torch.tensor(std, device=images.device).view(shape) * 255
+    return (images.float() - m) / s
+
+
+def sam_frame(image: np.ndarray, side: int) -> np.ndarray:
+    """Resize so that the longest side is ``side``; the rest of the square is left at -1.
+
+    Returns (side, side, 3) int16; -1 marks padding, which becomes 0 after normalisation.
+    """
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    new = (max(1, round(width * scale)), max(1, round(height * scale)))
+    frame = np.full((side, side, 3), -1, np.int16)
+    small = Image.fromarray(image).resize(new, Image.Resampling.BILINEAR)
+    frame[: new[1], : new[0]] = np.asarray(small)
+    return frame
+
+
+def sam_pixels(frames: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(B, S, S, 3) int16 frames -> (B, 3, S, S) float32 normalised pixels, padding 0."""
+    padding = (frames[..., :1] < 0).permute(0, 3, 1, 2)
+    return normalise(frames.permute(0, 3, 1, 2), mean, std).masked_fill(padding, 0.0)
+
+
+def low_mask(mask: np.ndarray, side: int) -> np.ndarray:
+    """A picture's mask at the decoder's size: (H, W) bool -> (side, side) uint8, share x 255."""
+    height, width = mask.shape
+    scale = side / max(height, width)
+    new = (max(1, round(width * scale)), max(1, round(height * scale)))
+    low = np.zeros((side, side), np.uint8)
+    image = Image.fromarray(mask.astype(np.uint8) * 255)
+    low[: new[1], : new[0]] = np.asarray(image.resize(new, Image.Resampling.BOX))
+    return low
