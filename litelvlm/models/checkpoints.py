@@ -41,10 +41,11 @@ from litelvlm.models.names import (
     sam_config,
 )
 from litelvlm.presets import GLAMM_PROMPT, PRESETS, TOKEN_TEXTS
+from litelvlm.resources import asset
 
 log = logging.getLogger(__name__)
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+
 SHARD_BYTES = 2 * 1024**3  # of a converted model; one shard is held in memory while it is written
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -124,7 +125,7 @@ def open_model(name: str | Path, *, revision: str | None = None) -> ModelSource:
         if preset.hub:
             source = open_folder(_download(preset.hub, revision), clip=preset.clip)
             return replace(source, config=replace(source.config, name=str(name)))
-        folder = ASSETS / str(preset.folder)
+        folder = asset(str(preset.folder))
         if not (folder / "config.json").is_file():
             raise ModelError(f"the weights of {name!r} are not there: no {folder / 'config.json'}")
         return open_folder(folder)
