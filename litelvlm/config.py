@@ -39,7 +39,9 @@ class SelectionConfig:
         positions: "compact" (0, 1, 2, ... over the kept tokens) or "original" (each kept token
             keeps the position it has in the unpruned prompt).
         context: "released" (in effect the norm of the values) or "attention" (per head).
-        text: what CLIP reads: "phrase", "question" or "templates" (several questions, averaged).
+        text: what CLIP reads: "phrase", "question" or "templates" (several wordings, averaged).
+        view: what CLIP sees of a picture that is not square: "crop" (the middle, as GLaMM) or
+            "letterbox" (all of it, padded).
     """
 
     split: str | float = "paper"
@@ -47,6 +49,7 @@ class SelectionConfig:
     positions: str = "compact"
     context: str = "released"
     text: str = "phrase"
+    view: str = "crop"
 
 
 POSITIONS = ("compact", "original")

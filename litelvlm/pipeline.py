@@ -156,13 +156,15 @@ class Pipeline:
         return self.ground(image, phrases, budget, **options)
 
     @_guarded
-    def encode(self, image: Any, *, view: str = "crop", profile: str = "time") -> EncodedImage:
+    def encode(
+        self, image: Any, *, view: str | None = None, profile: str = "time"
+    ) -> EncodedImage:
         """Run both image encoders.
 
         Args:
             image: path, Pillow image or (H, W, 3) uint8 RGB array (see `images.read_image`).
-            view: what CLIP sees: "crop" (the middle square, as GLaMM) or "letterbox" (all of it,
-                padded; the model was not trained so).
+            view: what CLIP sees: "crop" (the middle square) or "letterbox" (all of it, padded);
+                None takes what the model was trained with.
             profile: "time", or "full" to measure FLOPs and memory too, at twice the time.
 
         Returns:
@@ -173,6 +175,7 @@ class Pipeline:
         """
         _one_of("profile", profile, PROFILES)
         pixels = read_image(image)
+        view = self.config.selection.view if view is None else view
         frame = PatchFrame(self.encoder.grid, (pixels.shape[0], pixels.shape[1]), view)
         profiler = Profiler(self.device, profile)
         tokens = profiler.run(
