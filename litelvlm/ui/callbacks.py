@@ -1,0 +1,247 @@
+"""What happens on a click: plain functions from what the visitor set to what the page shows.
+
+Nothing here knows Gradio. Each function returns a `Page`, in which None leaves a part as it is;
+a mistake of the visitor becomes a message on the page, never an exception.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from litelvlm.baselines import get_method
+from litelvlm.config import CONTEXTS, POSITIONS, TEXTS
+from litelvlm.errors import InputError
+from litelvlm.pruning import ORDERS, SPLITS
+from litelvlm.ui import panels
+from litelvlm.ui.desk import Desk
+from litelvlm.ui.examples import Example
+from litelvlm.ui.limits import check_phrases, read_picture, take_picture
+from litelvlm.ui.pictures import esc, photo_style
+from litelvlm.ui.work import Answer, Ask
+
+log = logging.getLogger(__name__)
+
+EMPTY = {
+    "masks": "Choose a picture, type what to look for, press Find. Or click an example: this tab "
+    "then shows the answer with few image tokens against the answer with all of them.",
+    "tokens": "Which of the picture’s patches the language model gets to see, and why.",
+    "similarity": "How much each patch is like the phrase for CLIP, and whether that is reversed.",
+    "cost": "Where the time goes, with and without pruning.",
+    "curve": "How the answer and its cost change with the budget: a minute of work for the "
+    "computer at most, drawn as it goes.",
+    "downloads": "Masks, records and the figure of the answer on screen.",
+}
+NO_SNIPPET = "# After an answer: the lines that reproduce it.\n"
+
+
+@dataclass(frozen=True)
+class Page:
+    """New content of the page's parts; None leaves a part as it is.
+
+    Attributes:
+        session: the visitor's state.
+        photo: style element with the photo.
+        status: the line under the button.
+        masks, tokens, similarity, cost, curve, downloads: HTML of the tabs.
+        snippet: Python text.
+        phrases: the phrases to choose from; empty hides the choice.
+    """
+
+    session: Answer | None = None
+    photo: str | None = None
+    status: str | None = None
+    masks: str | None = None
+    tokens: str | None = None
+    similarity: str | None = None
+    cost: str | None = None
+    curve: str | None = None
+    downloads: str | None = None
+    snippet: str | None = None
+    phrases: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What the visitor set, as it arrives: nothing is checked yet."""
+
+    model: Any = None
+    picture: Any = None
+    phrases: Any = ""
+    budget: Any = None
+    method: Any = "litelvlm"
+    split: Any = None
+    order: Any = None
+    positions: Any = None
+    context: Any = None
+    text: Any = None
+    mode: Any = "forced"
+
+
+def check(desk: Desk, given: Controls) -> Ask:
+    """A visitor's question, checked before any model runs. Raises `InputError`."""
+    from litelvlm.pipeline import MODES, check_budget
+
+    total = desk.models.get(given.model or None).tokens_total
+    phrases = check_phrases(given.phrases)
+    budget = total if given.budget is None else check_budget(given.budget, total)
+    method = get_method(str(given.method or "litelvlm")).name
+    options: list[tuple[str, Any]] = []
+    split = _split(given.split)
+    if split is not None:
+        options.append(("split", split))
+    for name, value, known in (
+        ("order", given.order, ORDERS),
+        ("positions", given.positions, POSITIONS),
+        ("context", given.context, CONTEXTS),
+        ("text", given.text, TEXTS),
+    ):
+        if value not in (None, ""):
+            options.append((name, _choice(name, value, known)))
+    mode = _choice("mode", given.mode or "forced", MODES)
+    if mode == "generate" and get_method(method).where == "inside" and budget < total:
+        raise InputError(
+            f"{get_method(method).title} prunes inside the language model: it works with the "
+            "answer template only, not with a written answer."
+        )
+    return Ask(phrases, budget, method, tuple(options), mode)
+
+
+def ground(desk: Desk, session: Answer | None, given: Controls, index: Any = 0) -> Page:
+    """Answer the question and fill every tab."""
+    start = time.perf_counter()
+    try:
+        picture = read_picture(given.picture, session.picture if session else None)
+        ask = check(desk, given)
+        model = given.model or desk.models.names[0]
+        answer = desk.answer(model, picture, ask, session)
+    except InputError as error:
+        return failure(str(error))
+    except Exception:
+        log.exception("a run failed")
+        return failure("This run failed on our side. Try again, or another picture or phrase.")
+    return _filled(desk, model, answer, session, start, index)
+
+
+def ground_example(desk: Desk, session: Answer | None, given: Controls, example: Example) -> Page:
+    """As `ground`, for one of the example pictures and its phrases."""
+    start = time.perf_counter()
+    try:
+        ask = check(desk, replace(given, phrases="\n".join(example.phrases)))
+        picture = take_picture(example.pixels())
+        model = given.model or desk.models.names[0]
+        answer = desk.answer(model, picture, ask, session)
+    except InputError as error:
+        return failure(str(error))
+    except Exception:
+        log.exception("an example failed")
+        return failure("This example failed on our side.")
+    return _filled(desk, model, answer, session, start, 0)
+
+
+def _filled(
+    desk: Desk, model: str, answer: Answer, before: Answer | None, start: float, index: Any
+) -> Page:
+    number = _index(answer, index)
+    phrases = answer.ask.phrases
+    same_photo = before is not None and before.picture.key == answer.picture.key
+    page = Page(
+        session=answer,
+        photo=None if same_photo else photo_style(answer.picture.image),
+        masks=panels.masks(answer),
+        tokens=panels.tokens(answer, number),
+        similarity=panels.similarity(answer, number),
+        cost=panels.cost(answer),
+        curve=panels.empty(EMPTY["curve"]),
+        downloads=panels.empty(EMPTY["downloads"]),
+        snippet=panels.snippet(answer, model, desk.settings.device, desk.settings.dtype),
+        phrases=phrases if len(phrases) > 1 else (),
+    )
+    total = answer.pruned.costs.tokens_total
+    return replace(page, status=panels.status(answer, time.perf_counter() - start, total))
+
+
+def failure(message: str) -> Page:
+    """The page after a mistake: the message, and no result that could be taken for the answer."""
+    text = panels.empty("No answer yet: see the message beside the button.")
+    return Page(
+        status=panels.notice("error", esc(message)),
+        masks=text,
+        tokens=text,
+        similarity=text,
+        cost=text,
+        curve=text,
+        downloads=text,
+        snippet=NO_SNIPPET,
+        phrases=(),
+    )
+
+
+def choose_phrase(session: Answer | None, index: Any) -> Page:
+    """Redraw the tabs that show one phrase; no model runs."""
+    if session is None:
+        return Page()
+    number = _index(session, index)
+    return Page(
+        tokens=panels.tokens(session, number), similarity=panels.similarity(session, number)
+    )
+
+
+def measure(desk: Desk, session: Answer | None, model: Any) -> Page:
+    """Measure the cost again, with warm-up and repeats."""
+    if session is None:
+        return Page(cost=panels.notice("warn", "Nothing to measure yet", "Find something first."))
+    try:
+        answer = desk.measure(model or desk.models.names[0], session)
+    except InputError as error:
+        return Page(cost=panels.notice("error", esc(error)))
+    return Page(session=answer, cost=panels.cost(answer))
+
+
+def sweep(desk: Desk, session: Answer | None, model: Any) -> Iterator[Page]:
+    """Draw the budget curve as it grows."""
+    if session is None:
+        yield Page(curve=panels.notice("warn", "No curve yet", "Find something first."))
+        return
+    total = session.pruned.costs.tokens_total
+    try:
+        for state in desk.sweep(model or desk.models.names[0], session):
+            yield Page(curve=panels.curve(state, total))
+    except InputError as error:
+        yield Page(curve=panels.notice("error", esc(error)))
+
+
+def prepare_downloads(session: Answer | None) -> Page:
+    """Masks, records and figure as links that hold their file."""
+    if session is None:
+        return Page(downloads=panels.notice("warn", "Nothing to save yet", "Find something first."))
+    return Page(downloads=panels.downloads(session, figures=True))
+
+
+def _index(answer: Answer, index: Any) -> int:
+    last = len(answer.ask.phrases) - 1
+    return index if isinstance(index, int) and 0 <= index <= last else 0
+
+
+def _choice(name: str, value: Any, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise InputError(f"{name} must be one of {', '.join(known)}, got {str(value)[:40]!r}")
+    return value
+
+
+def _split(value: Any) -> str | float | None:
+    if value in (None, ""):
+        return None
+    if value in SPLITS:
+        return value
+    try:
+        share = float(value)
+    except (TypeError, ValueError):
+        share = -1.0
+    if isinstance(value, bool) or not 0.0 <= share <= 1.0:
+        known = ", ".join(SPLITS)
+        raise InputError(f"split must be {known} or a share in 0..1, got {str(value)[:40]!r}")
+    return share

@@ -1,0 +1,73 @@
+"""Gradio components that pass input on unchanged, so that one set of checks decides about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+
+class Picture(gr.Image):
+    """An image input that hands over the path of the upload without opening it.
+
+    Gradio's own decoding fails without a reason a visitor could read, and takes pictures inlined
+    into a request past the limit on uploads; those are refused here.
+    """
+
+    is_template = True  # drawn by the page as gr.Image
+
+    def preprocess(self, payload: Any) -> str | None:
+        """The path of the upload, None without one."""
+        if payload is None:
+            return None
+        if payload.path is None or str(payload.url or "").startswith("data:"):
+            raise gr.Error(
+                "Upload the picture first; data: URLs are not taken.", print_exception=False
+            )
+        return str(payload.path)
+
+
+class Raw(gr.Textbox):
+    """An input for programs: any JSON value, checked by the endpoint itself.
+
+    Args:
+        name: of the parameter.
+        kind: JSON schema of the value, with its bounds.
+        example: a value that works.
+        default: value where none is sent.
+    """
+
+    is_template = True
+
+    def __init__(
+        self, name: str, kind: dict[str, Any], example: Any = None, default: str | None = None
+    ) -> None:
+        self.kind = kind
+        self.example = example
+        super().__init__(value=default, label=name)
+
+    def preprocess(self, payload: Any) -> Any:
+        """The value as sent."""
+        return payload
+
+    def api_info(self) -> dict[str, Any]:
+        """JSON schema of the value."""
+        return self.kind
+
+    def example_payload(self) -> Any:
+        """A value that works."""
+        return self.example
+
+    def example_value(self) -> Any:
+        """A value that works."""
+        return self.example
+
+
+class Budget(gr.Slider):
+    """A slider whose value is checked by the callback, NaN and strings included."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        """The value as sent."""
+        return payload

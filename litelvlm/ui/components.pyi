@@ -1,0 +1,81 @@
+"""Gradio components that pass input on unchanged, so that one set of checks decides about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from gradio.events import Dependency
+
+class Picture(gr.Image):
+    """An image input that hands over the path of the upload without opening it.
+
+    Gradio's own decoding fails without a reason a visitor could read, and takes pictures inlined
+    into a request past the limit on uploads; those are refused here.
+    """
+
+    is_template = True  # drawn by the page as gr.Image
+
+    def preprocess(self, payload: Any) -> str | None:
+        """The path of the upload, None without one."""
+        if payload is None:
+            return None
+        if payload.path is None or str(payload.url or "").startswith("data:"):
+            raise gr.Error(
+                "Upload the picture first; data: URLs are not taken.", print_exception=False
+            )
+        return str(payload.path)
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+class Raw(gr.JSON):
+    """An input for programs: any JSON value, checked by the endpoint itself."""
+
+    is_template = True
+
+    def __init__(self, kind: dict[str, Any], example: Any, label: str) -> None:
+        self.kind = kind
+        self.example = example
+        super().__init__(label=label, value=None)
+
+    def preprocess(self, payload: Any) -> Any:
+        """The value as sent."""
+        return getattr(payload, "root", payload)
+
+    def api_info(self) -> dict[str, Any]:
+        """JSON schema of the value, with its bounds."""
+        return self.kind
+
+    def example_payload(self) -> Any:
+        """A value that works."""
+        return self.example
+
+    def example_value(self) -> Any:
+        """A value that works."""
+        return self.example
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+class Budget(gr.Slider):
+    """A slider whose value is checked by the callback, NaN and strings included."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        """The value as sent."""
+        return payload
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component

@@ -1,0 +1,124 @@
+"""The desk: the models of one demo and the three jobs they do, on whatever hardware there is."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from litelvlm.errors import InputError
+from litelvlm.ui import work
+from litelvlm.ui.limits import Picture, take_picture
+from litelvlm.ui.settings import Settings
+
+if TYPE_CHECKING:
+    from litelvlm.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+F = TypeVar("F", bound=Callable[..., Any])
+DEFAULT_TOKENS = 576
+
+
+def on_zero_gpu() -> bool:
+    """Whether this is a Space with a GPU that is lent call by call."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "true")
+
+
+def gpu(duration: Callable[..., int]) -> Callable[[F], F]:
+    """Run the function where the lent GPU is; changes nothing anywhere else.
+
+    Args:
+        duration: the function's own arguments -> seconds to ask for.
+    """
+    if not on_zero_gpu():
+        return lambda function: function
+    import spaces
+
+    return spaces.GPU(duration=duration)
+
+
+class Desk:
+    """Answers questions about pictures with the models of one demo.
+
+    A lent GPU lives in another process, from which only plain results come back; there the
+    encoded picture is not kept and every call encodes anew.
+
+    Args:
+        settings: which models, on which device.
+        load: turns (name, device, dtype) into a pipeline; None for `litelvlm.load`.
+    """
+
+    def __init__(self, settings: Settings, load: Callable[[str], Pipeline] | None = None) -> None:
+        self.settings = settings
+        self.models = work.Models(settings.models, load or self._load)
+        self.holds = not on_zero_gpu()
+        models, holds = self.models, self.holds
+
+        @gpu(lambda name, picture, ask, before: 15 + 3 * len(ask.phrases))
+        def _answer(name: str, picture: Picture, ask: work.Ask, before: Any) -> work.Answer:
+            return work.answer(models.get(name), picture, ask, before, hold=holds)
+
+        @gpu(lambda name, given: 40 + 10 * len(given.ask.phrases))
+        def _measure(name: str, given: work.Answer) -> work.Answer:
+            return work.measure(models.get(name), given)
+
+        @gpu(lambda name, given: 100)
+        def _sweep(name: str, given: work.Answer) -> Iterator[work.Sweep]:
+            yield from work.sweep(models.get(name), given)
+
+        self._answer, self._measure, self._sweep = _answer, _measure, _sweep
+
+    def _load(self, name: str) -> Pipeline:
+        import litelvlm
+
+        return litelvlm.load(name, device=self.settings.device, dtype=self.settings.dtype)
+
+    def tokens(self, name: str | None = None) -> int:
+        """N of a model; 576 where it cannot be loaded."""
+        try:
+            return self.models.get(name).tokens_total
+        except InputError:
+            return DEFAULT_TOKENS
+
+    def answer(
+        self, name: str, picture: Picture, ask: work.Ask, before: work.Answer | None
+    ) -> work.Answer:
+        """See `work.answer`."""
+        if before is not None and not self.holds:
+            before = None
+        return self._answer(name, picture, ask, before)
+
+    def measure(self, name: str, given: work.Answer) -> work.Answer:
+        """See `work.measure`."""
+        done = self._measure(name, given)
+        return replace(given, measured=done.measured)
+
+    def sweep(self, name: str, given: work.Answer) -> Iterator[work.Sweep]:
+        """See `work.sweep`."""
+        yield from self._sweep(name, given)
+
+    def warm_up(self) -> float | None:
+        """Run the first model once on a blank picture, so that the first visitor need not wait.
+
+        Returns:
+            Seconds it took, None where there is no model.
+        """
+        if not self.holds:
+            return None
+        start = time.perf_counter()
+        try:
+            total = self.models.get().tokens_total
+            blank = take_picture(np.full((64, 64, 3), 128, np.uint8))
+            given = None
+            for budget in work.budgets(total)[:2]:
+                ask = work.Ask(("a thing",), budget)
+                given = self.answer(self.models.names[0], blank, ask, given)
+        except InputError as error:
+            log.warning("no model yet: %s", error)
+            return None
+        return time.perf_counter() - start

@@ -1,0 +1,44 @@
+"""Example pictures with phrases: `assets/examples/examples.json` and the files beside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from litelvlm.images import read_image
+from litelvlm.resources import asset
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example.
+
+    Attributes:
+        path: of the picture.
+        phrases: what to look for.
+        note: what one sees in it, a few words.
+    """
+
+    path: Path
+    phrases: tuple[str, ...]
+    note: str = ""
+
+    def pixels(self) -> np.ndarray:
+        """(H, W, 3) uint8."""
+        return read_image(self.path)
+
+
+def examples(home: Path | None = None) -> tuple[Example, ...]:
+    """All examples in the order of the list; none where there is no list."""
+    home = home or asset("examples")
+    listing = home / "examples.json"
+    if not listing.is_file():
+        return ()
+    return tuple(
+        Example(home / entry["file"], tuple(entry["phrases"]), entry.get("note", ""))
+        for entry in json.loads(listing.read_text(encoding="utf-8"))
+        if (home / entry["file"]).is_file()
+    )

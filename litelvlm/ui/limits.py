@@ -1,0 +1,263 @@
+"""What a visitor may send, checked in one place for the page, the endpoints and MCP.
+
+`harden_pillow` and `RequestGuard` take effect only when the server is started with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from litelvlm.errors import InputError
+from litelvlm.images import FORMATS, MAX_PIXELS, read_image
+
+MAX_PHRASES = 6
+MAX_LETTERS = 200  # in one phrase
+WORK_SIDE = 1600  # longest side the demo works at, pixels
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An uploaded picture, ready to be encoded.
+
+    Attributes:
+        image: (h, w, 3) uint8, upright RGB, longest side at most `WORK_SIDE`.
+        original_hw: size of the upright picture as uploaded; masks are handed out at this size.
+        key: SHA-256 of the upright pixels as uploaded, row by row, three bytes each.
+        path: file it was read from, None for one that came without a file.
+    """
+
+    image: np.ndarray
+    original_hw: tuple[int, int]
+    key: str
+    path: str | None = None
+
+    @property
+    def shrunk(self) -> bool:
+        """Whether the demo works on a smaller copy."""
+        return self.image.shape[:2] != self.original_hw
+
+
+class _Upload(io.BytesIO):
+    name = "this file"  # what error messages call it; never the server's own path
+
+
+def read_picture(path: str | Path | None, before: Picture | None = None) -> Picture:
+    """Read an upload.
+
+    Args:
+        path: of the upload. The server names uploads by their content, so the same path is the
+            same picture.
+        before: the picture read last, returned again if the path is the same.
+
+    Raises:
+        InputError: with a message fit for the visitor.
+    """
+    if not path:
+        raise InputError("Choose a picture first.")
+    if before is not None and before.path == str(path):
+        return before
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        raise InputError("This upload has been deleted meanwhile: choose it again.") from None
+    if not content:
+        raise InputError("This file is empty: choose a JPEG, PNG or WEBP picture.")
+    return take_picture(read_image(_Upload(content)), str(path))
+
+
+def take_picture(image: np.ndarray, path: str | None = None) -> Picture:
+    """A `Picture` from (H, W, 3) uint8 pixels."""
+    key = hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
+    return Picture(fit(image, WORK_SIDE), (image.shape[0], image.shape[1]), key, path)
+
+
+def fit(image: np.ndarray, longest: int) -> np.ndarray:
+    """Shrink a picture so that its longest side is at most `longest` pixels; never enlarge."""
+    height, width = image.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return image
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def enlarge_mask(mask: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
+    """A mask at the size of the picture as uploaded: (h, w) bool -> (H, W) bool."""
+    if mask.shape == tuple(hw):
+        return mask
+    soft = cv2.resize(mask.astype(np.float32), (hw[1], hw[0]), interpolation=cv2.INTER_LINEAR)
+    return soft > 0.5
+
+
+def check_phrases(given: Any) -> tuple[str, ...]:
+    """Phrases from text, one a line, or from a list: 1 to 6 of at most 200 characters."""
+    if isinstance(given, (list, tuple)) and all(isinstance(item, str) for item in given):
+        lines = [" ".join(item.split()) for item in given]
+    elif isinstance(given, str):
+        lines = [" ".join(line.split()) for line in given.splitlines()]
+    else:
+        raise InputError("Phrases are text, one a line.")
+    phrases = tuple(dict.fromkeys(line for line in lines if line))
+    if not phrases:
+        raise InputError("Type what to look for, for example: the red apple.")
+    if len(phrases) > MAX_PHRASES:
+        raise InputError(f"{len(phrases)} phrases at once are too many: at most {MAX_PHRASES}.")
+    for phrase in phrases:
+        if len(phrase) > MAX_LETTERS:
+            raise InputError(
+                f"A phrase of {len(phrase)} characters is too long: at most {MAX_LETTERS}."
+            )
+        if not any(letter.isalnum() for letter in phrase):
+            raise InputError(f"There is no word in “{phrase[:20]}”: name the thing to look for.")
+    return phrases
+
+
+def harden_pillow() -> None:
+    """Limit Pillow, for the whole process, to the decoders and the size the demo takes.
+
+    Gradio opens uploads itself in places; with this it cannot be led to a rare decoder either.
+    """
+    from PIL import Image
+
+    Image.init()
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses at twice this figure
+    for name in [name for name in Image.OPEN if name not in FORMATS]:
+        del Image.OPEN[name]
+    Image.ID[:] = [name for name in Image.ID if name in FORMATS]
+
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+# Nothing may be fetched from or sent to another host by the page.
+_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
+    "font-src 'self' data:; style-src 'self' 'unsafe-inline'; connect-src 'self' data: blob:; "
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; worker-src 'self' blob:; "
+    "base-uri 'self'; object-src 'none'; form-action 'self'"
+)
+
+
+class _TooLarge(Exception):
+    pass
+
+
+class RequestGuard:
+    """ASGI middleware: size of requests, upload budget, cross-site calls, security headers.
+
+    Args:
+        app: the application behind it.
+        body_bytes: largest body of any request but an upload.
+        upload_bytes: largest upload request, all its files together.
+        window_bytes: uploads admitted within `window_s`, all visitors together. Files live for
+            about that long, so this bounds the disk.
+        window_s: seconds.
+        same_site: refuse requests that a browser marks as sent by another site.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        body_bytes: int,
+        upload_bytes: int,
+        window_bytes: int,
+        window_s: float,
+        same_site: bool = True,
+    ) -> None:
+        self.app = app
+        self.body_bytes = body_bytes
+        self.upload_bytes = upload_bytes
+        self.window_bytes = window_bytes
+        self.window_s = window_s
+        self.same_site = same_site
+        self.admitted: deque[tuple[float, int]] = deque()
+        self.sum = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def with_headers(message: MutableMapping[str, Any]) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
+            await send(message)
+
+        refusal = None
+        upload = scope["path"].rstrip("/").endswith("/upload")
+        limit = self.upload_bytes if upload else self.body_bytes
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            headers = {key.lower(): value for key, value in scope["headers"]}
+            length = headers.get(b"content-length", b"")
+            size = int(length) if length.isdigit() else None
+            if self.same_site and headers.get(b"sec-fetch-site") == b"cross-site":
+                refusal = (403, "Requests from other sites are not answered.")
+            elif size is not None and size > limit:
+                refusal = (413, self._too_large(limit))
+            elif upload and not self._admit(limit if size is None else size):
+                refusal = (503, "Too many uploads at the moment: try again in a few minutes.")
+        if refusal:
+            await _answer(with_headers, *refusal)
+            return
+
+        received = 0
+
+        async def counted() -> MutableMapping[str, Any]:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise _TooLarge
+            return message
+
+        try:
+            await self.app(scope, counted, with_headers)
+        except _TooLarge:
+            if not started:
+                await _answer(with_headers, 413, self._too_large(limit))
+
+    def _admit(self, size: int) -> bool:
+        now = time.monotonic()
+        while self.admitted and now - self.admitted[0][0] > self.window_s:
+            self.sum -= self.admitted.popleft()[1]
+        if self.sum + size > self.window_bytes:
+            return False
+        self.admitted.append((now, size))
+        self.sum += size
+        return True
+
+    @staticmethod
+    def _too_large(limit: int) -> str:
+        return f"This is too large: at most {limit / 1e6:.0f} MB are taken."
+
+
+_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+    (b"content-security-policy", _POLICY.encode()),
+]
+
+
+async def _answer(send: Send, status: int, text: str) -> None:
+    body = json.dumps({"detail": text}).encode()
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

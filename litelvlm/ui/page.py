@@ -1,0 +1,415 @@
+"""The page: which components there are, and which callback each is tied to. No logic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import cv2
+import gradio as gr
+
+from litelvlm.baselines import METHODS
+from litelvlm.config import CONTEXTS, POSITIONS, TEXTS
+from litelvlm.presets import PRESETS
+from litelvlm.pruning import ORDERS, SPLITS
+from litelvlm.ui import api, callbacks, panels
+from litelvlm.ui.callbacks import EMPTY, NO_SNIPPET, Controls, Page
+from litelvlm.ui.components import Budget, Picture
+from litelvlm.ui.desk import Desk
+from litelvlm.ui.examples import Example, examples
+from litelvlm.ui.limits import MAX_PHRASES, fit
+from litelvlm.ui.pictures import data_url, esc
+from litelvlm.ui.work import LEAST, budgets
+
+# Runs of a model take turns; redrawing does not wait for them.
+RUN: dict[str, Any] = {
+    "api_visibility": "private",
+    "concurrency_id": "model",
+    "concurrency_limit": 1,
+    "show_progress": "minimal",
+}
+DRAW: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+_DEFAULT = ("model’s default", "")
+
+
+def _html(value: str = "", **more: Any) -> gr.HTML:
+    return gr.HTML(value, elem_classes=["lv-html", *more.pop("also", [])], js_on_load=None, **more)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a visitor sets, in the order of `Controls`."""
+
+    model: gr.Dropdown
+    picture: Picture
+    phrases: gr.Textbox
+    budget: Budget
+    method: gr.Dropdown
+    split: gr.Dropdown
+    order: gr.Dropdown
+    positions: gr.Dropdown
+    context: gr.Dropdown
+    text: gr.Dropdown
+    mode: gr.Radio
+
+    def all(self) -> list[Any]:
+        """The components in order."""
+        return [getattr(self, field.name) for field in fields(self)]
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """What the page shows, in the order of `Page`."""
+
+    session: gr.State
+    photo: gr.HTML
+    status: gr.HTML
+    masks: gr.HTML
+    tokens: gr.HTML
+    similarity: gr.HTML
+    cost: gr.HTML
+    curve: gr.HTML
+    downloads: gr.HTML
+    snippet: gr.Code
+    phrases: gr.Radio
+
+    def all(self) -> list[Any]:
+        """The components in order."""
+        return [getattr(self, field.name) for field in fields(self)]
+
+
+def _updates(page: Page, keep_choice: bool = False) -> tuple[Any, ...]:
+    """A `Page` as Gradio wants it: one update a component."""
+    values: list[Any] = []
+    for field in fields(page):
+        value = getattr(page, field.name)
+        if field.name == "phrases" and value is not None and not keep_choice:
+            choices = [(text, number) for number, text in enumerate(value)]
+            values.append(gr.update(choices=choices, value=0, visible=bool(value)))
+        elif value is None or field.name == "phrases":
+            values.append(gr.skip())
+        else:
+            values.append(value)
+    return tuple(values)
+
+
+def build(desk: Desk) -> gr.Blocks:
+    """The whole page, ready to be launched."""
+    settings = desk.settings
+    total = desk.tokens()
+    seconds = int(60 * settings.keep_minutes)
+    shown = examples()
+    with gr.Blocks(
+        title="LiteLVLM",
+        analytics_enabled=False,
+        delete_cache=(max(1, min(60, seconds // 4)), max(1, seconds)),
+    ) as blocks:
+        session = gr.State(None, time_to_live=3600)
+        photo = _html("", also=["lv-hidden"])
+        _html(HEAD)
+        about = _html(model_line(desk, settings.models[0]), elem_id="lv-model")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=4, min_width=300, elem_classes="lv-left"):
+                inputs, run, status, picked = _inputs(desk, total, shown)
+                _vocabulary(desk)
+            with gr.Column(scale=7, min_width=320, elem_classes="lv-right"):
+                phrase = gr.Radio(
+                    [], label="Phrase shown in Tokens and Similarity", visible=False, type="value"
+                )
+                with gr.Tabs(elem_id="lv-tabs"):
+                    with gr.Tab("Masks", id="masks"):
+                        masks = _html(panels.empty(EMPTY["masks"]), elem_id="lv-masks")
+                    with gr.Tab("Tokens", id="tokens"):
+                        tokens = _html(panels.empty(EMPTY["tokens"]), elem_id="lv-tokens")
+                    with gr.Tab("Similarity", id="similarity"):
+                        similarity = _html(panels.empty(EMPTY["similarity"]), elem_id="lv-sim")
+                    with gr.Tab("Cost", id="cost"):
+                        cost = _html(panels.empty(EMPTY["cost"]), elem_id="lv-cost")
+                        again = gr.Button("Measure again", size="sm", elem_id="lv-measure")
+                    with gr.Tab("Budget curve", id="curve"):
+                        with gr.Row():
+                            draw = gr.Button("Draw the curve", size="sm", elem_id="lv-sweep")
+                            stop = gr.Button("Cancel", size="sm", elem_id="lv-cancel")
+                        curve = _html(panels.empty(EMPTY["curve"]), elem_id="lv-curve")
+                    with gr.Tab("Use it", id="use"):
+                        snippet = gr.Code(
+                            NO_SNIPPET,
+                            language="python",
+                            label="Reproduces this result",
+                            interactive=False,
+                            elem_id="lv-snippet",
+                        )
+                        prepare = gr.Button("Prepare downloads", size="sm", elem_id="lv-prepare")
+                        downloads = _html(panels.empty(EMPTY["downloads"]), elem_id="lv-downloads")
+        _html(FOOT.format(minutes=f"{settings.keep_minutes:.0f}"))
+
+        outputs = _Outputs(
+            session, photo, status, masks, tokens, similarity, cost, curve, downloads, snippet,
+            phrase,
+        )  # fmt: skip
+        again_hidden = gr.Button("Run again", elem_id="lv-rerun", elem_classes="lv-hidden")
+        everything = [session, phrase, *inputs.all()]
+        find = _find(desk)
+        run.click(find, everything, outputs.all(), show_progress_on=[status], **RUN)
+        inputs.phrases.submit(find, everything, outputs.all(), show_progress_on=[status], **RUN)
+        again_hidden.click(
+            _find(desk, quiet=True),
+            everything,
+            outputs.all(),
+            trigger_mode="always_last",
+            **{**RUN, "show_progress": "hidden"},
+        )
+        if picked is not None:
+            picked.click(
+                _pick(desk, shown),
+                everything,
+                [inputs.picture, inputs.phrases, *outputs.all()],
+                show_progress_on=[status],
+                **RUN,
+            )
+        phrase.input(
+            lambda state, index: _updates(callbacks.choose_phrase(state, index)),
+            [session, phrase],
+            outputs.all(),
+            **DRAW,
+        )
+        again.click(
+            lambda state, model: _updates(callbacks.measure(desk, state, model)),
+            [session, inputs.model],
+            outputs.all(),
+            show_progress_on=[cost],
+            **RUN,
+        )
+        drawing = draw.click(
+            _stream(partial(callbacks.sweep, desk)),
+            [session, inputs.model],
+            [curve],
+            **{**RUN, "show_progress": "hidden"},
+        )
+        stop.click(
+            lambda: panels.notice("info", "Cancelled", "Draw the curve again at any time."),
+            None,
+            [curve],
+            cancels=[drawing],
+            **DRAW,
+        )
+        prepare.click(
+            lambda state: _updates(callbacks.prepare_downloads(state)),
+            [session],
+            outputs.all(),
+            **{**DRAW, "show_progress": "minimal"},
+            show_progress_on=[downloads],
+        )
+        inputs.model.input(
+            lambda name: _choose_model(desk, name),
+            [inputs.model],
+            [about, inputs.budget],
+            **RUN,
+        )
+        api.register(desk)
+    return blocks
+
+
+def _inputs(
+    desk: Desk, total: int, shown: tuple[Example, ...]
+) -> tuple[_Inputs, gr.Button, gr.HTML, gr.HTML | None]:
+    """The left column: inputs, the button, the status line, the examples."""
+    names = list(desk.models.names)
+    fault = desk.models.fault()
+    picture = Picture(
+        type="filepath",
+        image_mode=None,
+        format="png",
+        sources=["upload", "clipboard", "webcam"],
+        label="Picture",
+        height=250,
+        elem_id="lv-picture",
+        buttons=[],
+    )
+    phrases = gr.Textbox(
+        label="What to look for",
+        placeholder="the red apple\nthe cat on the left",
+        info=f"One phrase a line, at most {MAX_PHRASES}. Shift + Enter runs.",
+        lines=2,
+        max_lines=6,
+        elem_id="lv-phrases",
+    )
+    budget = Budget(
+        minimum=min(LEAST, total),
+        maximum=total,
+        value=_first_budget(total),
+        step=1,
+        label="Token budget",
+        info=f"Image tokens that enter the language model; {total} is all of them.",
+        elem_id="lv-budget",
+    )
+    marks = "".join(
+        f'<button type="button" data-lv-budget="{mark}">{mark}</button>' for mark in budgets(total)
+    )
+    _html(f'<div class="lv-marks" role="group" aria-label="Common budgets">{marks}</div>')
+    with gr.Row():
+        method = gr.Dropdown(
+            [(rule.title, name) for name, rule in METHODS.items()],
+            value="litelvlm",
+            label="Method",
+            min_width=130,
+            elem_id="lv-method",
+        )
+        model = gr.Dropdown(names, value=names[0], label="Model", min_width=110, elem_id="lv-pick")
+    run = gr.Button("Find", variant="primary", interactive=fault is None, elem_id="lv-run")
+    status = _html(
+        panels.notice("error", "The model cannot be loaded", esc(fault)) if fault else "",
+        elem_id="lv-state",
+    )
+    with gr.Accordion("Advanced", open=False, elem_id="lv-advanced"):
+        shares = [("half", "0.5"), ("a quarter", "0.25"), ("three quarters", "0.75")]
+        split = gr.Dropdown(
+            [_DEFAULT, *((name, name) for name in SPLITS), *shares],
+            value="",
+            label="Split",
+            info="Share of the budget that goes to low similarity; the rest is context.",
+        )
+        order = _option("Order", "In which order the kept tokens enter.", ORDERS)
+        positions = _option("Positions", "Renumbered, or as in the unpruned prompt.", POSITIONS)
+        context = _option("Context score", "As released, or attention of each head.", CONTEXTS)
+        text = _option("CLIP reads", "The phrase, a question, or several templates.", TEXTS)
+        mode = gr.Radio(
+            [("answer template given", "forced"), ("model writes its answer", "generate")],
+            value="forced",
+            label="Answer",
+        )
+    picked = None
+    if shown:
+        _html("<h4>Examples: click to run</h4>")
+        picked = gr.HTML(
+            _thumbnails(shown),
+            elem_classes=["lv-html"],
+            elem_id="lv-examples",
+            js_on_load="element.addEventListener('click', (event) => {"
+            "const b = event.target.closest('[data-lv-example]');"
+            "if (b) trigger('click', {index: Number(b.dataset.lvExample)});});",
+        )
+    made = _Inputs(
+        model, picture, phrases, budget, method, split, order, positions, context, text, mode
+    )
+    return made, run, status, picked
+
+
+def _option(label: str, info: str, names: tuple[str, ...]) -> gr.Dropdown:
+    return gr.Dropdown(
+        [_DEFAULT, *((name, name) for name in names)], value="", label=label, info=info
+    )
+
+
+def _first_budget(total: int) -> int:
+    return 192 if total >= 288 else max(1, total // 3)
+
+
+def _thumbnails(shown: tuple[Example, ...]) -> str:
+    buttons = []
+    for number, example in enumerate(shown):
+        small = fit(example.pixels(), 240)
+        done, data = cv2.imencode(
+            ".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82]
+        )
+        url = data_url(data.tobytes(), "image/jpeg") if done else ""
+        words = ", ".join(example.phrases)
+        buttons.append(
+            f'<button type="button" data-lv-example="{number}" title="{esc(words)}">'
+            f'<img src="{url}" alt="{esc(example.note or "Example picture")}"/>'
+            f"<span>{esc(words)}</span></button>"
+        )
+    return f'<div class="lv-examples">{"".join(buttons)}</div>'
+
+
+# ------------------------------------------------------------------------------- callbacks, tied
+def _find(desk: Desk, quiet: bool = False) -> Callable[..., tuple[Any, ...]]:
+    def find(state: Any, index: Any, *values: Any) -> tuple[Any, ...]:
+        given = Controls(*values)
+        if quiet and state is None and not (given.picture and given.phrases):
+            return _updates(Page())  # the slider was moved before there was anything to run
+        page = callbacks.ground(desk, state, given, index if quiet else 0)
+        same = quiet and state is not None and page.phrases is not None and page.session is not None
+        keep = bool(same and state.ask.phrases == page.session.ask.phrases)  # type: ignore[union-attr]
+        return _updates(page, keep_choice=keep)
+
+    return find
+
+
+def _pick(desk: Desk, shown: tuple[Example, ...]) -> Callable[..., tuple[Any, ...]]:
+    def pick(state: Any, index: Any, *values: Any, event: gr.EventData) -> tuple[Any, ...]:
+        number = (event._data or {}).get("index")
+        if not isinstance(number, int) or not 0 <= number < len(shown):
+            raise gr.Error("There is no such example.", print_exception=False)
+        example = shown[number]
+        page = callbacks.ground_example(desk, state, Controls(*values), example)
+        return (example.pixels(), "\n".join(example.phrases), *_updates(page))
+
+    # Gradio hands over the event by its annotation, which must be a class and not a string.
+    pick.__annotations__["event"] = gr.EventData
+    return pick
+
+
+def _stream(work: Callable[..., Iterator[Page]]) -> Callable[..., Iterator[str]]:
+    def stream(state: Any, model: Any) -> Iterator[str]:
+        for page in work(state, model):
+            if page.curve is not None:
+                yield page.curve
+
+    return stream
+
+
+def _choose_model(desk: Desk, name: Any) -> tuple[str, Any]:
+    total = desk.tokens(str(name))
+    return model_line(desk, str(name)), gr.update(
+        maximum=total, minimum=min(LEAST, total), value=_first_budget(total)
+    )
+
+
+# ------------------------------------------------------------------------------------------- texts
+HEAD = (
+    '<div class="lv-head"><h1>LiteLVLM</h1><p>A vision-language model looks at a picture through '
+    "hundreds of image tokens. LiteLVLM keeps only the few that matter for your phrase, without "
+    "any training. See which ones, why, and what it costs and saves, beside the same model with "
+    "all of its tokens.</p></div>"
+)
+FOOT = (
+    '<div class="lv-foot">Uploads are used for your answer only: they stay on this server for at '
+    "most {minutes} minutes, are never logged and never passed on. Method: Lee &amp; Choi, "
+    "“LiteLVLM”, ICML 2026, arXiv 2605.13178.</div>"
+)
+
+
+def model_line(desk: Desk, name: str) -> str:
+    """Which model answers, and what it can and cannot understand."""
+    try:
+        pipe = desk.models.get(name)
+    except Exception as error:
+        text = str(error) if isinstance(error, ValueError) else "It failed to load."
+        return panels.notice("error", f"Model {esc(name)} is not available", esc(text))
+    preset = PRESETS.get(pipe.name)
+    note = f": {esc(preset.note)}" if preset else ""
+    known = (
+        "It understands phrases in plain English."
+        if pipe.vocabulary is None
+        else f"It knows {len(pipe.vocabulary)} English words and nothing else; words it does not "
+        "know are named under your answer."
+    )
+    if preset and preset.random_only:
+        known = "Its answers mean nothing."
+    where = "CPU" if pipe.device.type == "cpu" else str(pipe.device)
+    name = f"<b>{esc(pipe.name)}</b>"
+    return f'<p class="lv-model">Answers come from {name}{note}. {known} On {where}.</p>'
+
+
+def _vocabulary(desk: Desk) -> None:
+    """The words a model with a closed vocabulary knows, folded."""
+    try:
+        words = desk.models.get().vocabulary
+    except Exception:
+        return
+    if words:
+        with gr.Accordion("Words it knows", open=False):
+            _html(f'<div class="lv-words">{esc(", ".join(sorted(words)))}</div>')

@@ -1,0 +1,343 @@
+"""What the demo computes, as records: no drawing and no Gradio here."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from litelvlm.errors import InputError
+from litelvlm.metrics import iou, reversal_auc, token_recall
+from litelvlm.ui.limits import Picture
+
+if TYPE_CHECKING:
+    from litelvlm.pipeline import EncodedImage, Pipeline
+    from litelvlm.profiling import StageCost
+    from litelvlm.result import GroundingResults
+
+log = logging.getLogger(__name__)
+MARKS = (32, 64, 128, 192, 288, 576)
+LEAST = 8  # smallest budget the slider offers
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question to the model.
+
+    Attributes:
+        phrases: 1 to 6.
+        budget: image tokens that may enter the language model, 1..N.
+        method: name of the selection method.
+        options: split, order, positions, context, text; a missing one is the model's default.
+        mode: "forced" or "generate".
+    """
+
+    phrases: tuple[str, ...]
+    budget: int
+    method: str = "litelvlm"
+    options: tuple[tuple[str, Any], ...] = ()
+    mode: str = "forced"
+
+    def keywords(self) -> dict[str, Any]:
+        """Keyword arguments of `Pipeline.ground`."""
+        return {"method": self.method, "mode": self.mode, **dict(self.options)}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, smallest and largest of repeated measurements, milliseconds."""
+
+    median: float
+    low: float
+    high: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Costs of the pruned and the unpruned run, measured side by side.
+
+    Attributes:
+        pruned, unpruned: stage -> spread.
+        pruned_stages, unpruned_stages: one counted run each, with FLOPs and peak memory.
+    """
+
+    pruned: dict[str, Spread]
+    unpruned: dict[str, Spread]
+    pruned_stages: tuple[StageCost, ...]
+    unpruned_stages: tuple[StageCost, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Everything the tabs show; one visitor's, held in his session.
+
+    Attributes:
+        picture: as uploaded.
+        scene: the encoded picture, None where it cannot be kept between calls.
+        ask: the question.
+        pruned, unpruned: the two results, phrase by phrase.
+        similarity: (T, N) float32, CLIP's similarity, whatever the method.
+        encode_costs: stages of the image encoders.
+        measured: repeated measurements, once asked for.
+        reused: whether the encoded picture was already there.
+    """
+
+    picture: Picture
+    scene: EncodedImage | None
+    ask: Ask
+    pruned: GroundingResults
+    unpruned: GroundingResults
+    similarity: np.ndarray
+    encode_costs: tuple[StageCost, ...]
+    measured: Measured | None = None
+    reused: bool = False
+
+    @property
+    def agreement(self) -> list[float]:
+        """IoU of the pruned and the unpruned mask, one a phrase."""
+        return [iou(a.mask, b.mask) for a, b in zip(self.pruned, self.unpruned, strict=True)]
+
+    def facts(self, index: int) -> Facts:
+        """What can be read off the token map and the similarity of one phrase."""
+        item = self.pruned[index]
+        inside = item.selection.frame.coverage(item.mask)
+        x0, y0, x1, y1 = item.selection.frame.seen_box
+        height, width = item.selection.frame.image_hw
+        return Facts(
+            kept={r: int((item.selection.reason == r).sum()) for r in set(item.selection.reason)},
+            entered=len(item.selection.order),
+            total=item.selection.frame.count,
+            recall=token_recall(item.selection.kept(), inside),
+            unseen=1.0 - max(0.0, (x1 - x0) * (y1 - y0)) / (width * height),
+            auc=reversal_auc(self.similarity[index], inside),
+            inside=inside,
+        )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Figures of one phrase.
+
+    Attributes:
+        kept: reason -> number of patches.
+        entered: image tokens that entered the language model.
+        total: N.
+        recall: share of the mask's patches that were kept, None without a mask.
+        unseen: share of the picture outside CLIP's view.
+        auc: chance that a patch inside scores higher than one outside; None without a mask.
+        inside: (N,) share of each patch under the mask.
+    """
+
+    kept: dict[int, int]
+    entered: int
+    total: int
+    recall: float | None
+    unseen: float
+    auc: float | None
+    inside: np.ndarray
+
+
+def answer(
+    pipe: Pipeline, picture: Picture, ask: Ask, before: Answer | None = None, *, hold: bool = True
+) -> Answer:
+    """Ground the phrases with and without pruning, reusing what an earlier answer holds.
+
+    Args:
+        pipe: the model.
+        picture: the upload.
+        ask: the question.
+        before: the visitor's last answer; its encoded picture and unpruned result are used again
+            where they fit.
+        hold: keep the encoded picture in the answer.
+
+    Returns:
+        A new `Answer`; `before` is not changed.
+    """
+    same = (
+        before is not None
+        and before.scene is not None
+        and before.picture.key == picture.key
+        and before.scene.model == pipe.name
+    )
+    scene = before.scene if same and before is not None else pipe.encode(picture.image)
+    assert scene is not None
+    pruned = pipe.ground(scene, ask.phrases, ask.budget, **ask.keywords())
+    text = dict(ask.options).get("text")
+    if (
+        same
+        and before is not None
+        and (before.ask.phrases, before.ask.mode) == (ask.phrases, ask.mode)
+    ):
+        unpruned = before.unpruned
+    else:
+        unpruned = pipe.ground(scene, ask.phrases, None, mode=ask.mode)
+    similarity = _similarity(pipe, scene, pruned, ask.phrases, text)
+    return Answer(
+        picture=picture,
+        scene=scene if hold else None,
+        ask=ask,
+        pruned=pruned,
+        unpruned=unpruned,
+        similarity=similarity,
+        encode_costs=scene.costs,
+        reused=same,
+    )
+
+
+def _similarity(
+    pipe: Pipeline,
+    scene: EncodedImage,
+    results: GroundingResults,
+    phrases: Sequence[str],
+    text: str | None,
+) -> np.ndarray:
+    """(T, N) float32, taken from the results where the method used it."""
+    known = [item.selection.similarity for item in results]
+    if all(scores is not None for scores in known):
+        return np.stack(known)  # type: ignore[arg-type]
+    form = text or pipe.config.selection.text
+    return pipe.similarity(scene, phrases, form).float().cpu().numpy()
+
+
+def measure(pipe: Pipeline, given: Answer, repeats: int = 5) -> Answer:
+    """Time the pruned and the unpruned run again: warm-up, then turn about, `repeats` times each.
+
+    Returns:
+        The same answer with `measured` filled.
+    """
+    scene = given.scene or pipe.encode(given.picture.image)
+    ask = given.ask
+    runs: dict[str, Callable[..., GroundingResults]] = {
+        "pruned": lambda **more: pipe.ground(
+            scene, ask.phrases, ask.budget, **ask.keywords(), **more
+        ),
+        "unpruned": lambda **more: pipe.ground(scene, ask.phrases, None, mode=ask.mode, **more),
+    }
+    counted = {name: run(profile="full").costs.stages for name, run in runs.items()}  # warms up too
+    times: dict[str, dict[str, list[float]]] = {name: {} for name in runs}
+    for turn in range(repeats):
+        # A-B, B-A, A-B ...: drift of the machine falls on both alike.
+        for name in sorted(runs, reverse=bool(turn % 2)):
+            for cost in runs[name]().costs.stages:
+                times[name].setdefault(cost.stage, []).append(cost.ms)
+    spreads = {
+        name: {stage: _spread(values) for stage, values in stages.items()}
+        for name, stages in times.items()
+    }
+    measured = Measured(
+        spreads["pruned"], spreads["unpruned"], counted["pruned"], counted["unpruned"]
+    )
+    return replace(given, measured=measured)
+
+
+def _spread(values: list[float]) -> Spread:
+    return Spread(statistics.median(values), min(values), max(values), len(values))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of the budget curve: method, and (budget, agreement 0..1, prefill ms) points."""
+
+    method: str
+    points: tuple[tuple[int, float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A budget curve in the making.
+
+    Attributes:
+        curves: one a method.
+        done, total: runs finished and planned.
+        unpruned_ms: prefill time with all tokens.
+        phrases: averaged over.
+    """
+
+    curves: tuple[Curve, ...]
+    done: int
+    total: int
+    unpruned_ms: float
+    phrases: tuple[str, ...] = field(default=())
+
+
+def budgets(total: int) -> list[int]:
+    """The budgets that are marked on the slider and drawn in the curve, for a model of N tokens."""
+    marks = [mark for mark in MARKS if mark < total]
+    if len(marks) < 3:  # a toy model
+        marks = sorted({max(1, round(total * share)) for share in (0.125, 0.25, 0.5)})
+    return [*marks, total]
+
+
+def sweep(pipe: Pipeline, given: Answer, repeats: int = 3) -> Iterator[Sweep]:
+    """Agreement with the unpruned mask and prefill time over budgets, run by run.
+
+    The chosen method against random tokens and a uniform grid. Random tokens are drawn anew for
+    each repeat and averaged; times are medians over the repeats.
+
+    Yields:
+        The curve so far, after each budget.
+    """
+    scene = given.scene or pipe.encode(given.picture.image)
+    ask = given.ask
+    names = tuple(dict.fromkeys((ask.method, "random", "grid")))
+    steps = [(budget, name) for budget in budgets(pipe.tokens_total)[:-1] for name in names]
+    points: dict[str, list[tuple[int, float, float]]] = {name: [] for name in names}
+    full = [pipe.ground(scene, ask.phrases, None, mode=ask.mode) for _ in range(repeats)]
+    unpruned_ms = statistics.median(_prefill(run) for run in full)
+    yield Sweep(tuple(Curve(name) for name in names), 0, len(steps), unpruned_ms, ask.phrases)
+    for done, (budget, name) in enumerate(steps, 1):
+        keywords = {**ask.keywords(), "method": name}
+        runs = [
+            pipe.ground(scene, ask.phrases, budget, seed=turn, **keywords)
+            for turn in range(repeats)
+        ]
+        scores = [iou(a.mask, b.mask) for run in runs for a, b in zip(run, full[0], strict=True)]
+        time_ms = statistics.median(_prefill(run) for run in runs)
+        points[name].append((budget, statistics.fmean(scores), time_ms))
+        curves = tuple(Curve(key, tuple(values)) for key, values in points.items())
+        yield Sweep(curves, done, len(steps), unpruned_ms, ask.phrases)
+
+
+def _prefill(run: GroundingResults) -> float:
+    stage = run.costs.stage("llm_prefill")
+    return stage.ms if stage else 0.0
+
+
+class Models:
+    """The pipelines of the demo, loaded once each, on first use.
+
+    Args:
+        names: as `litelvlm.load` takes them.
+        load: what turns a name into a pipeline.
+    """
+
+    def __init__(self, names: Sequence[str], load: Callable[[str], Pipeline]) -> None:
+        self.names = tuple(names)
+        self._load = load
+        self._pipes: dict[str, Pipeline] = {}
+        self._lock = threading.Lock()
+
+    def get(self, name: str | None = None) -> Pipeline:
+        """The pipeline of that name, or `InputError`: not offered, or it cannot be loaded."""
+        name = name or self.names[0]
+        if name not in self.names:
+            raise InputError(f"This demo has no model “{str(name)[:40]}”: {', '.join(self.names)}.")
+        with self._lock:
+            if name not in self._pipes:
+                log.info("loading %s", name)
+                self._pipes[name] = self._load(name)
+            return self._pipes[name]
+
+    def fault(self) -> str | None:
+        """Why the first model cannot be loaded, in one line, or None."""
+        try:
+            self.get()
+        except InputError as error:
+            return str(error)
+        return None
