@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers import SamConfig, SamModel
 
 from litelvlm.geometry import sam_hw, sam_resize
+from litelvlm.models import sam_encoder
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # 0..255 scale
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -81,7 +82,10 @@ class Segmenter:
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(1, 3, S, S) -> (1, C, h, w), the picture's embedding."""
-        return self.sam.vision_encoder(pixels.to(self.sam.dtype)).last_hidden_state
+        pixels = pixels.to(self.sam.dtype)
+        if pixels.device.type == "cpu" and not torch.is_grad_enabled():
+            return sam_encoder.encode(self.sam.vision_encoder, pixels)
+        return self.sam.vision_encoder(pixels).last_hidden_state
 
     def decode(self, embedding: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """One mask a prompt.
