@@ -28,27 +28,35 @@ class Picture(gr.Image):
         return str(payload.path)
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
-
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
 
-class Raw(gr.JSON):
-    """An input for programs: any JSON value, checked by the endpoint itself."""
+class Raw(gr.Textbox):
+    """An input for programs: any JSON value, checked by the endpoint itself.
+
+    Args:
+        name: of the parameter.
+        kind: JSON schema of the value, with its bounds.
+        example: a value that works.
+        default: value where none is sent.
+    """
 
     is_template = True
 
-    def __init__(self, kind: dict[str, Any], example: Any, label: str) -> None:
+    def __init__(
+        self, name: str, kind: dict[str, Any], example: Any = None, default: str | None = None
+    ) -> None:
         self.kind = kind
         self.example = example
-        super().__init__(label=label, value=None)
+        super().__init__(value=default, label=name)
 
     def preprocess(self, payload: Any) -> Any:
         """The value as sent."""
-        return getattr(payload, "root", payload)
+        return payload
 
     def api_info(self) -> dict[str, Any]:
-        """JSON schema of the value, with its bounds."""
+        """JSON schema of the value."""
         return self.kind
 
     def example_payload(self) -> Any:
@@ -60,7 +68,6 @@ class Raw(gr.JSON):
         return self.example
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
-
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
@@ -75,7 +82,6 @@ class Budget(gr.Slider):
         return payload
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
-
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
