@@ -156,9 +156,7 @@ class Pipeline:
         return self.ground(image, phrases, budget, **options)
 
     @_guarded
-    def encode(
-        self, image: Any, *, view: str | None = None, profile: str = "time"
-    ) -> EncodedImage:
+    def encode(self, image: Any, *, view: str | None = None, profile: str = "time") -> EncodedImage:
         """Run both image encoders.
 
         Args:
@@ -409,7 +407,7 @@ class Pipeline:
             )
 
         projected = self.encoder.project(tokens).expand(rows, -1, -1)
-        return rule.rule(
+        chosen: Any = rule.rule(
             TokenView(
                 hidden=hidden,
                 similarity=text_similarity(projected, embeds),
@@ -425,6 +423,7 @@ class Pipeline:
             budget,
             options,
         )
+        return chosen
 
     def _project(self, hidden: Tensor, selection: Selection | None) -> Tensor:
         if selection is None:
@@ -455,7 +454,11 @@ class Pipeline:
         written = profiler.run(
             "llm_decode", self.language.decode, sequences, cache, state, max_new_tokens
         )
-        texts = [self.tokenizer.decode(list(answer.ids)).strip() for answer in written]
+        end = self.language.eos_id
+        texts = [
+            self.tokenizer.decode([token for token in answer.ids if token != end]).strip()
+            for answer in written
+        ]
         return [answer.seg_states for answer in written], texts
 
     def _prune_inside(

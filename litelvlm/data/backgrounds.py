@@ -11,7 +11,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from litelvlm.data.sprites import ASSETS
+from litelvlm.resources import asset
 from litelvlm.errors import InputError
 
 # photo -> (split, class names that it shows)
@@ -31,7 +31,7 @@ PHOTOS: dict[str, tuple[str, tuple[str, ...]]] = {
 @lru_cache(maxsize=len(PHOTOS))
 def photo(name: str) -> np.ndarray:
     """One photo, (H, W, 3) uint8 RGB, read-only."""
-    path = ASSETS / "backgrounds" / f"{name}.jpg"
+    path = asset("backgrounds", f"{name}.jpg")
     bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if bgr is None:
         raise InputError(f"cannot read the photo {path}; expected a JPEG file")

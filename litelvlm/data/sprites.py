@@ -11,14 +11,12 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from litelvlm.errors import InputError
-
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+from litelvlm.resources import asset
 
 # Letter in the table -> colour word, then the hue (0-180), saturation and value (0-255) given to
 # the recoloured pixels; saturation and value are those of the median pixel.
@@ -107,7 +105,7 @@ class Kind:
 @lru_cache(maxsize=1)
 def kinds() -> dict[str, Kind]:
     """All classes by canonical name, sorted. Raises `InputError` if the sprite table is missing."""
-    path = ASSETS / "sprites" / "table.txt"
+    path = asset("sprites", "table.txt")
     if not path.is_file():
         raise InputError(
             f"no sprite table at {path}; expected the assets/ folder of the repository"
@@ -173,7 +171,7 @@ def sprite(stem: str, mask: str = "", letter: str = "") -> np.ndarray:
     Returns:
         (H, W, 4) uint8, RGB premultiplied by alpha, read-only; longest side at most 160 pixels.
     """
-    path = ASSETS / "sprites" / f"{stem}.webp"
+    path = asset("sprites", f"{stem}.webp")
     bgra = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if bgra is None or bgra.ndim != 3 or bgra.shape[2] != 4:
         raise InputError(f"cannot read the sprite {path}; expected an RGBA webp file")
