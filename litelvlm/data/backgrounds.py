@@ -11,8 +11,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from litelvlm.resources import asset
 from litelvlm.errors import InputError
+from litelvlm.resources import asset
 
 # photo -> (split, class names that it shows)
 PHOTOS: dict[str, tuple[str, tuple[str, ...]]] = {
