@@ -1,0 +1,187 @@
+"""Find what one or several phrases refer to in a picture.
+
+examples:
+  litelvlm ground photo.jpg "the red apple" --budget 192 --out found/
+  litelvlm ground photo.jpg "the red apple" "the dog on the left" --compare
+  litelvlm ground photo.jpg "the red apple" --json > found.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from litelvlm.cli import options
+from litelvlm.errors import InputError
+
+if TYPE_CHECKING:
+    from litelvlm.pipeline import EncodedImage, Pipeline
+    from litelvlm.result import GroundingResult, GroundingResults
+
+HELP = "ground phrases in a picture: masks, token maps and costs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("picture", metavar="PICTURE", help="a JPEG, PNG or WEBP file")
+    parser.add_argument("phrases", metavar="PHRASE", nargs="+", help="what to look for")
+    parser.add_argument(
+        "--budget",
+        metavar="TOKENS",
+        help="image tokens that enter the language model (default: all, no pruning; with "
+        "--compare a third)",
+    )
+    parser.add_argument(
+        "--mode",
+        default="forced",
+        help="forced: the answer is given and only the mask is asked for (default); "
+        "generate: the model writes its answer",
+    )
+    parser.add_argument(
+        "--joint", action="store_true", help="all phrases in one prompt with one shared selection"
+    )
+    parser.add_argument(
+        "--view",
+        default="crop",
+        help="what CLIP sees: crop (middle square, default) or letterbox (everything, padded)",
+    )
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="also run without pruning, in turns after a warm-up, and print both with ratios",
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="timed turns of --compare (default 3)"
+    )
+    parser.add_argument(
+        "--full-costs",
+        action="store_true",
+        help="also count FLOPs and peak memory (each stage runs twice); always on with --compare",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write masks, token maps and heat maps (PNG) and result.json here",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document to stdout and nothing else"
+    )
+    options.add_selection(parser)
+    options.add_model(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ground, print, write; return 0."""
+    from litelvlm.images import read_image
+    from litelvlm.pipeline import check_phrases
+
+    check_phrases(args.phrases)  # these before the model: bad input is told at once
+    image = read_image(args.picture)
+    if args.out is not None and args.out.exists() and not args.out.is_dir():
+        raise InputError(f"{args.out}: is a file, expected a folder")
+    pipe = options.load_model(args)
+    chosen = options.selection(args) | {"mode": args.mode, "joint": args.joint}
+    profile = "full" if args.full_costs else "time"
+    scene = pipe.encode(image, view=args.view, profile=profile)
+    budget = options.number(args.budget)
+    comparison = None
+    if args.compare:
+        from tqdm import tqdm
+
+        from litelvlm.bench import compare
+
+        if budget is None:
+            budget = max(1, pipe.tokens_total // 3)
+        turns = 2 * (args.repeats + 1)
+        with tqdm(total=turns, desc="comparing", leave=False, disable=None) as bar:
+            comparison = compare(
+                pipe,
+                scene,
+                args.phrases,
+                budget,
+                repeats=args.repeats,
+                note=lambda _: bar.update(),
+                **chosen,
+            )
+        results = comparison.pruned
+    else:
+        results = pipe.ground(scene, args.phrases, budget, profile=profile, **chosen)
+
+    document = _document(scene, results)
+    if comparison is not None:
+        document["unpruned"] = _document(scene, comparison.unpruned)
+        document["comparison"] = comparison.to_json()
+    files = _write(args.out, pipe, scene, results, document, args.text) if args.out else []
+    if args.json:
+        print(json.dumps(document))
+        return 0
+    for item in results:
+        print(_told(item))
+    if comparison is not None:
+        print(comparison)
+    else:
+        for cost in scene.costs:
+            print(f"  {cost}")
+        print(results.costs)
+    if files:
+        print(f"{len(files)} files in {args.out}")
+    return 0
+
+
+def _document(scene: EncodedImage, results: GroundingResults) -> dict[str, Any]:
+    """`results` as plain data, the costs of encoding the picture first."""
+    document = results.to_json()
+    encode = [
+        {"stage": c.stage, "ms": c.ms, "peak_bytes": c.peak_bytes, "flops": c.flops}
+        for c in scene.costs
+    ]
+    document["costs"] = encode + document["costs"]
+    document["image_hw"] = list(scene.image.shape[:2])
+    return document
+
+
+def _told(item: GroundingResult) -> str:
+    """One line about one phrase."""
+    found = f"{item.area_fraction:.2%} of the picture" if item.found else "nothing found"
+    notes = [*item.warnings]
+    if item.unknown_words:
+        notes.append(f"words the model does not know: {', '.join(item.unknown_words)}")
+    return f"{item.phrase}: {found}" + "".join(f"; {note}" for note in notes)
+
+
+def _write(
+    folder: Path,
+    pipe: Pipeline,
+    scene: EncodedImage,
+    results: GroundingResults,
+    document: dict[str, Any],
+    text: str | None,
+) -> list[Path]:
+    """Masks (0 or 255), token maps and heat maps over the picture, and result.json."""
+    import numpy as np
+    from PIL import Image
+
+    from litelvlm.viz import compose, heat_layer, token_layer
+
+    form = text or pipe.config.selection.text
+    scores = pipe.similarity(scene, [item.phrase for item in results], form).cpu().numpy()
+    files: dict[Path, Any] = {}
+    for number, item in enumerate(results, 1):
+        stem = folder / f"{number:02d}"
+        frame = item.selection.frame
+        heat = heat_layer(scores[number - 1], frame, threshold=item.selection.threshold)
+        files[Path(f"{stem}_mask.png")] = item.mask.astype(np.uint8) * 255
+        files[Path(f"{stem}_tokens.png")] = compose(scene.image, token_layer(item.selection))
+        files[Path(f"{stem}_heatmap.png")] = compose(scene.image, heat)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, pixels in files.items():
+            Image.fromarray(pixels).save(path)
+        report = folder / "result.json"
+        report.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    except OSError as fault:
+        raise InputError(f"{folder}: cannot write ({fault.strerror or fault})") from None
+    return [*files, report]

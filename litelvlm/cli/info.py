@@ -1,0 +1,81 @@
+"""Show what is here: models and where their weights lie, selection methods, devices, versions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from typing import Any
+
+HELP = "list models, selection methods, devices and versions"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print; return 0."""
+    facts = _facts()
+    if args.json:
+        print(json.dumps(facts, indent=1))
+        return 0
+    print("models")
+    for name, preset in facts["models"].items():
+        print(f"  {name:<14}{preset['note']}\n{'':16}weights: {preset['weights']}")
+    print("selection methods")
+    for name, method in facts["methods"].items():
+        rule = textwrap.fill(method["rule"], 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        print(f"  {name:<18}{method['title']} ({method['source']}), {method['where']}\n{rule}")
+    print("devices")
+    for device in facts["devices"]:
+        print(f"  {device}")
+    print("versions")
+    print("  " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
+    return 0
+
+
+def _facts() -> dict[str, Any]:
+    import torch
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    from litelvlm.baselines import METHODS
+    from litelvlm.bench import machine, versions
+    from litelvlm.presets import PRESETS
+    from litelvlm.resources import asset
+
+    models = {}
+    for name, preset in PRESETS.items():
+        if preset.hub:
+            weights = (
+                f"{preset.hub} and {preset.clip} on the Hugging Face hub, cache {HF_HUB_CACHE}"
+            )
+        elif preset.folder:
+            folder = asset(preset.folder)
+            weights = f"{folder}" + ("" if (folder / "config.json").is_file() else " (not there)")
+        else:
+            weights = "drawn at load"
+        models[name] = {"note": preset.note, "weights": weights}
+    where = {"before": "before the language model", "inside": "inside the language model"}
+    cpu = torch.device("cpu")
+    return {
+        "models": models,
+        "methods": {
+            name: {
+                "title": method.title,
+                "source": method.source,
+                "where": where[method.where],
+                "rule": method.rule_text,
+            }
+            for name, method in METHODS.items()
+        },
+        "devices": [
+            f"cpu: {machine(cpu)}, {torch.get_num_threads()} threads",
+            *(
+                f"cuda:{index}: {torch.cuda.get_device_name(index)}"
+                for index in range(torch.cuda.device_count())
+            ),
+        ],
+        "versions": versions(),
+    }

@@ -1,0 +1,95 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from litelvlm.errors import InputError
+
+
+def add_model(parser: argparse.ArgumentParser, default: str = "nano") -> None:
+    """Which model, and where and how it runs."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        default=default,
+        metavar="NAME",
+        help="preset (see `litelvlm info`), model folder, or owner/name on the Hugging Face hub "
+        f"(default {default})",
+    )
+    group.add_argument("--revision", help="branch, tag or commit on the hub")
+    group.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="draw the weights instead of reading them: costs are real, masks mean nothing",
+    )
+    group.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    group.add_argument(
+        "--dtype",
+        help="float32, bfloat16 or float16 (default: float32, bfloat16 for large models)",
+    )
+    group.add_argument(
+        "--threads", type=int, help="CPU threads (default: all; fewer on a shared machine)"
+    )
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """How tokens are chosen; what is left out is the model's own default."""
+    group = parser.add_argument_group("token selection")
+    group.add_argument(
+        "--method", default="litelvlm", help="selection method, see `litelvlm info` (litelvlm)"
+    )
+    group.add_argument(
+        "--split",
+        help="share of the budget for low similarity: paper, released or a fraction 0..1",
+    )
+    group.add_argument("--order", help="order of the kept tokens: raster or released")
+    group.add_argument("--positions", help="rotary positions: compact or original")
+    group.add_argument("--context", help="context score: released or attention")
+    group.add_argument("--text", help="what CLIP reads: phrase, question or templates")
+    group.add_argument("--seed", type=int, default=0, help="of methods that draw at random (0)")
+
+
+def load_model(args: argparse.Namespace) -> Any:
+    """The `Pipeline` that the options of `add_model` name."""
+    import torch
+
+    import litelvlm
+
+    if args.threads is not None:
+        if args.threads < 1:
+            raise InputError(f"--threads must be at least 1, got {args.threads}")
+        torch.set_num_threads(args.threads)
+    return litelvlm.load(
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        random_weights=args.random_weights,
+        revision=args.revision,
+    )
+
+
+def selection(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_selection` as keyword arguments of `Pipeline.ground`."""
+    return {
+        "method": args.method,
+        "split": number(args.split),
+        "order": args.order,
+        "positions": args.positions,
+        "context": args.context,
+        "text": args.text,
+        "seed": args.seed,
+    }
+
+
+def number(text: str | None) -> Any:
+    """Text as a whole number or a fraction where it is one, else unchanged for a clear error."""
+    if text is None:
+        return None
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
