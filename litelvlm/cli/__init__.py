@@ -18,6 +18,7 @@ from litelvlm._version import __version__
 from litelvlm.errors import InputError, unknown
 
 COMMANDS = (
+    "demo",
     "ground",
     "bench",
     "info",

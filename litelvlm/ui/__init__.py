@@ -5,6 +5,7 @@ Reading order:
     settings.py    what can be set when the demo is started
     limits.py      what a visitor may send; the guard in front of the server
     work.py        picture + question -> records, with the pipeline; no drawing, no Gradio
+    desk.py        the models of one demo;  zero.py  GPUs lent call by call
     pictures.py    layers as data URLs;  charts.py  small SVG charts
     panels.py      records -> HTML, one function a tab
     callbacks.py   what happens on a click: plain functions
@@ -12,5 +13,5 @@ Reading order:
     page.py        which components there are, and which callback each is tied to
     server.py      build, warm up, launch
 
-Only `components.py`, `page.py`, `callbacks.py`, `api.py` and `server.py` import Gradio.
+Only `components.py`, `page.py`, `style.py`, `api.py` and `server.py` import Gradio.
 """

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,31 +14,13 @@ from litelvlm.errors import InputError
 from litelvlm.ui import work
 from litelvlm.ui.limits import Picture, take_picture
 from litelvlm.ui.settings import Settings
+from litelvlm.ui.zero import gpu, on_zero_gpu
 
 if TYPE_CHECKING:
     from litelvlm.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
-F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_TOKENS = 576
-
-
-def on_zero_gpu() -> bool:
-    """Whether this is a Space with a GPU that is lent call by call."""
-    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "true")
-
-
-def gpu(duration: Callable[..., int]) -> Callable[[F], F]:
-    """Run the function where the lent GPU is; changes nothing anywhere else.
-
-    Args:
-        duration: the function's own arguments -> seconds to ask for.
-    """
-    if not on_zero_gpu():
-        return lambda function: function
-    import spaces
-
-    return spaces.GPU(duration=duration)
 
 
 class Desk:

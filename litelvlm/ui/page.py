@@ -38,6 +38,10 @@ def _html(value: str = "", **more: Any) -> gr.HTML:
     return gr.HTML(value, elem_classes=["lv-html", *more.pop("also", [])], js_on_load=None, **more)
 
 
+def _small(text: str, name: str) -> gr.Button:
+    return gr.Button(text, size="sm", elem_id=name, elem_classes="lv-act", min_width=120, scale=0)
+
+
 @dataclass(frozen=True)
 class _Inputs:
     """What a visitor sets, in the order of `Controls`."""
@@ -110,13 +114,19 @@ def build(desk: Desk) -> gr.Blocks:
         photo = _html("", also=["lv-hidden"])
         _html(HEAD)
         about = _html(model_line(desk, settings.models[0]), elem_id="lv-model")
+        picked = _examples(shown)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300, elem_classes="lv-left"):
-                inputs, run, status, picked = _inputs(desk, total, shown)
+                inputs, run, status = _inputs(desk, total)
                 _vocabulary(desk)
             with gr.Column(scale=7, min_width=320, elem_classes="lv-right"):
                 phrase = gr.Radio(
-                    [], label="Phrase shown in Tokens and Similarity", visible=False, type="value"
+                    [],
+                    label="Phrase shown in Tokens and Similarity",
+                    show_label=False,
+                    container=False,
+                    visible=False,
+                    elem_id="lv-phrase",
                 )
                 with gr.Tabs(elem_id="lv-tabs"):
                     with gr.Tab("Masks", id="masks"):
@@ -127,11 +137,11 @@ def build(desk: Desk) -> gr.Blocks:
                         similarity = _html(panels.empty(EMPTY["similarity"]), elem_id="lv-sim")
                     with gr.Tab("Cost", id="cost"):
                         cost = _html(panels.empty(EMPTY["cost"]), elem_id="lv-cost")
-                        again = gr.Button("Measure again", size="sm", elem_id="lv-measure")
+                        again = _small("Measure again", "lv-measure")
                     with gr.Tab("Budget curve", id="curve"):
-                        with gr.Row():
-                            draw = gr.Button("Draw the curve", size="sm", elem_id="lv-sweep")
-                            stop = gr.Button("Cancel", size="sm", elem_id="lv-cancel")
+                        with gr.Row(elem_classes="lv-acts"):
+                            draw = _small("Draw the curve", "lv-sweep")
+                            stop = _small("Cancel", "lv-cancel")
                         curve = _html(panels.empty(EMPTY["curve"]), elem_id="lv-curve")
                     with gr.Tab("Use it", id="use"):
                         snippet = gr.Code(
@@ -141,7 +151,7 @@ def build(desk: Desk) -> gr.Blocks:
                             interactive=False,
                             elem_id="lv-snippet",
                         )
-                        prepare = gr.Button("Prepare downloads", size="sm", elem_id="lv-prepare")
+                        prepare = _small("Prepare downloads", "lv-prepare")
                         downloads = _html(panels.empty(EMPTY["downloads"]), elem_id="lv-downloads")
         _html(FOOT.format(minutes=f"{settings.keep_minutes:.0f}"))
 
@@ -212,10 +222,8 @@ def build(desk: Desk) -> gr.Blocks:
     return blocks
 
 
-def _inputs(
-    desk: Desk, total: int, shown: tuple[Example, ...]
-) -> tuple[_Inputs, gr.Button, gr.HTML, gr.HTML | None]:
-    """The left column: inputs, the button, the status line, the examples."""
+def _inputs(desk: Desk, total: int) -> tuple[_Inputs, gr.Button, gr.HTML]:
+    """The left column: inputs, the button, the status line."""
     names = list(desk.models.names)
     fault = desk.models.fault()
     picture = Picture(
@@ -224,7 +232,7 @@ def _inputs(
         format="png",
         sources=["upload", "clipboard", "webcam"],
         label="Picture",
-        height=250,
+        height=230,
         elem_id="lv-picture",
         buttons=[],
     )
@@ -236,6 +244,11 @@ def _inputs(
         max_lines=6,
         elem_id="lv-phrases",
     )
+    run = gr.Button("Find", variant="primary", interactive=fault is None, elem_id="lv-run")
+    status = _html(
+        panels.notice("error", "The model cannot be loaded", esc(fault)) if fault else "",
+        elem_id="lv-state",
+    )
     budget = Budget(
         minimum=min(LEAST, total),
         maximum=total,
@@ -244,6 +257,7 @@ def _inputs(
         label="Token budget",
         info=f"Image tokens that enter the language model; {total} is all of them.",
         elem_id="lv-budget",
+        buttons=[],
     )
     marks = "".join(
         f'<button type="button" data-lv-budget="{mark}">{mark}</button>' for mark in budgets(total)
@@ -258,11 +272,6 @@ def _inputs(
             elem_id="lv-method",
         )
         model = gr.Dropdown(names, value=names[0], label="Model", min_width=110, elem_id="lv-pick")
-    run = gr.Button("Find", variant="primary", interactive=fault is None, elem_id="lv-run")
-    status = _html(
-        panels.notice("error", "The model cannot be loaded", esc(fault)) if fault else "",
-        elem_id="lv-state",
-    )
     with gr.Accordion("Advanced", open=False, elem_id="lv-advanced"):
         shares = [("half", "0.5"), ("a quarter", "0.25"), ("three quarters", "0.75")]
         split = gr.Dropdown(
@@ -280,21 +289,24 @@ def _inputs(
             value="forced",
             label="Answer",
         )
-    picked = None
-    if shown:
-        _html("<h4>Examples: click to run</h4>")
-        picked = gr.HTML(
-            _thumbnails(shown),
-            elem_classes=["lv-html"],
-            elem_id="lv-examples",
-            js_on_load="element.addEventListener('click', (event) => {"
-            "const b = event.target.closest('[data-lv-example]');"
-            "if (b) trigger('click', {index: Number(b.dataset.lvExample)});});",
-        )
     made = _Inputs(
         model, picture, phrases, budget, method, split, order, positions, context, text, mode
     )
-    return made, run, status, picked
+    return made, run, status
+
+
+def _examples(shown: tuple[Example, ...]) -> gr.HTML | None:
+    """The strip of example pictures; a click hands over the example's number."""
+    if not shown:
+        return None
+    return gr.HTML(
+        _thumbnails(shown),
+        elem_classes=["lv-html"],
+        elem_id="lv-examples",
+        js_on_load="element.addEventListener('click', (event) => {"
+        "const b = event.target.closest('[data-lv-example]');"
+        "if (b) trigger('click', {index: Number(b.dataset.lvExample)});});",
+    )
 
 
 def _option(label: str, info: str, names: tuple[str, ...]) -> gr.Dropdown:
@@ -317,7 +329,7 @@ def _thumbnails(shown: tuple[Example, ...]) -> str:
         url = data_url(data.tobytes(), "image/jpeg") if done else ""
         words = ", ".join(example.phrases)
         buttons.append(
-            f'<button type="button" data-lv-example="{number}" title="{esc(words)}">'
+            f'<button type="button" data-lv-example="{number}" title="Run: {esc(words)}">'
             f'<img src="{url}" alt="{esc(example.note or "Example picture")}"/>'
             f"<span>{esc(words)}</span></button>"
         )

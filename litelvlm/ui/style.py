@@ -29,6 +29,9 @@ def theme() -> gr.themes.Base:
         block_border_color_dark="#262d39",
         block_shadow="none",
         block_label_text_size="12px",
+        input_border_width="1px",
+        input_border_color="#d5dbe4",
+        input_border_color_dark="#313a49",
         input_background_fill="#ffffff",
         input_background_fill_dark="#10151d",
         button_primary_background_fill="#0067a5",
@@ -186,18 +189,20 @@ html:not(.lv-show-overlay) .lv-switch [data-lv-view=compare],
 /* budget marks, examples, links */
 .lv-marks{display:flex;flex-wrap:wrap;gap:6px}
 .lv-marks button{border:1px solid var(--lv-line);background:var(--lv-card);color:var(--lv-soft);
- border-radius:14px;font-size:12px;padding:2px 10px;cursor:pointer;
+ border-radius:14px;font-size:12px;padding:2px 10px;cursor:pointer;margin:0;line-height:1.4;
  font-variant-numeric:tabular-nums;min-height:26px}
 .lv-marks button:hover{border-color:var(--lv-accent);color:var(--lv-accent)}
-.lv-examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(104px,1fr));gap:8px}
-.lv-examples button{border:1px solid var(--lv-line);background:var(--lv-card);padding:0;
- border-radius:8px;overflow:hidden;cursor:pointer;text-align:left;color:var(--lv-text)}
+.lv-examples{display:flex;gap:8px;overflow-x:auto;padding:4px 2px 6px;scrollbar-width:thin}
+.lv-examples button{flex:0 0 122px;border:1px solid var(--lv-line);background:var(--lv-card);
+ padding:0;margin:0;border-radius:8px;overflow:hidden;cursor:pointer;text-align:left}
 .lv-examples button:hover{border-color:var(--lv-accent)}
-.lv-examples img{width:100%!important;height:74px!important;object-fit:cover;display:block;
+.lv-examples img{width:100%!important;height:70px!important;object-fit:cover;display:block;
  margin:0!important;border-radius:0!important}
-.lv-examples span{display:block;font-size:11.5px;line-height:1.3;padding:5px 7px 6px;
- color:var(--lv-soft);overflow:hidden;text-overflow:ellipsis;display:-webkit-box;
- -webkit-line-clamp:2;-webkit-box-orient:vertical}
+.lv-examples span{display:block;font-size:11.5px;line-height:1.3;padding:4px 7px 5px;
+ color:var(--lv-soft);white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
+.lv-act{align-self:flex-start}
+.lv-acts{gap:8px!important;flex-wrap:nowrap!important}
+#lv-phrase label{padding:4px 10px!important;font-size:13px}
 .lv-html button:focus-visible,.lv-html a:focus-visible{outline:3px solid var(--lv-accent);
  outline-offset:1px}
 .lv-links{display:flex;flex-wrap:wrap;gap:8px}
