@@ -14,7 +14,7 @@ from litelvlm.models.bundle import GroundingModel
 from litelvlm.models.checkpoints import Progress, fill_random, load_into, open_model
 from litelvlm.models.language import load_tokenizer, wrap_tokenizer
 from litelvlm.pipeline import Pipeline
-from litelvlm.presets import PRESETS, tiny_tokenizer
+from litelvlm.presets import PRESETS, stand_in_tokenizer, tiny_tokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LARGE = 10**9  # parameters; above it half precision is the default
@@ -112,8 +112,8 @@ def _load(
     model.requires_grad_(False).eval()
     if source is not None:
         return Pipeline(model, config, load_tokenizer(source.folder), _vocabulary(source.folder))
-    tokenizer = wrap_tokenizer(tiny_tokenizer())
-    return Pipeline(model, config, tokenizer)
+    tokenizer = tiny_tokenizer() if preset and preset.random_only else stand_in_tokenizer()
+    return Pipeline(model, config, wrap_tokenizer(tokenizer))
 
 
 def _vocabulary(folder: Path) -> frozenset[str] | None:

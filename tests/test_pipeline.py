@@ -341,3 +341,12 @@ def test_running_out_of_memory_is_said_and_the_next_call_works(pipe, scene, monk
         with pytest.raises(InputError, match="out of memory on cpu"):
             pipe.ground(scene, "a disc", 16)
     assert len(pipe.ground(scene, "a disc", 16)) == 1
+
+
+def test_the_stand_in_tokenizer_gives_a_prompt_of_realistic_length():
+    from litelvlm.models.language import wrap_tokenizer
+    from litelvlm.presets import GLAMM_PROMPT, stand_in_tokenizer
+
+    tokenizer = wrap_tokenizer(stand_in_tokenizer())
+    system = tokenizer.encode(f"{GLAMM_PROMPT.system} USER:", add_special_tokens=False)
+    assert len(system) + 1 == pytest.approx(35, abs=1)  # LLaMA's own, begin token included
