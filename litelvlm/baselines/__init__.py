@@ -25,8 +25,8 @@ __all__ = [
 _LITELVLM = "Lee & Choi, LiteLVLM, ICML 2026, arXiv 2605.13178"
 
 
-def _before(name, title, rule, source, text, *needs, positions=None) -> Method:  # type: ignore[no-untyped-def]
-    return Method(name, title, source, text, "before", frozenset(needs), rule, positions)
+def _before(name, title, rule, source, text, *needs, **more) -> Method:  # type: ignore[no-untyped-def]
+    return Method(name, title, source, text, "before", frozenset(needs), rule, **more)
 
 
 def _inside(name, title, rule, source, text, positions) -> Method:  # type: ignore[no-untyped-def]
@@ -56,6 +56,7 @@ METHODS: dict[str, Method] = {
             before_llm.random,
             "control",
             "Patches drawn uniformly at random.",
+            seeded=True,
         ),
         _before(
             "grid",

@@ -110,6 +110,7 @@ class Method:
             inputs_embeds, attention_mask, position_ids, image_span, budget) -> InsideResult.
         positions: "compact" or "original" where the method's own code says so; None leaves the
             choice to the caller.
+        seeded: whether `SelectionOptions.seed` changes what is kept.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Method:
     needs: frozenset[str]
     rule: Callable[..., Selection | InsideResult]
     positions: str | None = None
+    seeded: bool = False
 
 
 def check_budget(budget: int, count: int) -> None:

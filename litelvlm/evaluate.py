@@ -1,0 +1,248 @@
+"""Methods x budgets on any data: encode every picture once, ground it in every way, keep the score.
+
+    pipe = litelvlm.load("nano")
+    records = evaluate(pipe, SceneSource("val"), ["litelvlm", "random"], [192, 64])
+    for row in summarise(records): print(row.title, row.budget, row.giou)
+
+`litelvlm evaluate` does the same from the command line, writes the report and runs on many
+processes: pictures are dealt out, every process keeps its own records, and what a picture gets does
+not depend on which process has it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from litelvlm.data.samples import Sample, SampleList, Source, by_picture
+from litelvlm.evaluation.plan import (
+    ANSWERS,
+    DRAWN,
+    QUESTIONS,
+    UNPRUNED,
+    Plan,
+    Variant,
+    picture_seed,
+    variants_of,
+)
+from litelvlm.evaluation.records import Item, Memory, Store, Unit, merge
+from litelvlm.evaluation.summary import summarise
+from litelvlm.metrics import overlap, reversal_auc, token_recall
+
+if TYPE_CHECKING:
+    from litelvlm.pipeline import EncodedImage, Pipeline
+    from litelvlm.result import GroundingResults
+
+__all__ = ["evaluate", "run", "summarise"]
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(
+    pipe: Pipeline,
+    samples: Source | Iterable[Sample],
+    methods: Sequence[str] = ("all",),
+    budgets: Sequence[int] = (),
+    *,
+    store: Store | Memory | None = None,
+    share: tuple[int, int] = (0, 1),
+    progress: bool = False,
+    **settings: Any,
+) -> list[Unit]:
+    """Run methods x budgets over samples.
+
+    Args:
+        pipe: a loaded model.
+        samples: a source (`SceneSource`, `RefCOCO`, `Folder`) or samples.
+        methods: names, or `name:option=value,...`; "all" stands for every method.
+        budgets: image tokens kept, 1..N.
+        store: where records go and what is already done; None keeps them in memory.
+        share: (i, n), run every n-th picture from the i-th on.
+        progress: show a bar on stderr.
+        **settings: the other fields of `Plan`: protocol, mode, seeds, view, batch, profile, limit.
+
+    Returns:
+        One `Unit` for each picture, variant, budget and seed of this share, in a fixed order.
+        Failed ones carry `error`.
+
+    Raises:
+        InputError: unknown method or setting, budget out of range, data that cannot be read.
+    """
+    source = samples if hasattr(samples, "samples") else SampleList("samples", list(samples))
+    if "seeds" in settings:
+        settings["seeds"] = tuple(settings["seeds"])
+    plan = Plan(tuple(variants_of(methods)), tuple(budgets), **settings)
+    kept = Memory() if store is None else store
+    return run(pipe, source, plan, kept, share=share, progress=progress)
+
+
+def run(
+    pipe: Pipeline,
+    source: Source,
+    plan: Plan,
+    store: Store | Memory,
+    *,
+    share: tuple[int, int] = (0, 1),
+    progress: bool = False,
+) -> list[Unit]:
+    """`evaluate` for a ready plan. Units already in the store are not run again."""
+    plan.check(pipe.tokens_total)
+    units = plan.units(pipe.tokens_total)
+    groups: Iterable[list[Sample]] = by_picture(source.samples(share))
+    if plan.limit is not None:
+        # Of the first so many pictures of the whole, those that fell to this share.
+        groups = islice(groups, -(-max(plan.limit - share[0], 0) // share[1]))
+    wanted = []
+    for group in _bar(groups, source.name, progress):
+        picture = group[0].picture
+        keys = {unit: (source.name, picture, unit[0].label, *unit[1:]) for unit in units}
+        wanted += keys.values()
+        todo = [unit for unit, key in keys.items() if not store.done(key)]
+        if todo:
+            store.add(_picture(pipe, source.name, group, plan, todo))
+    if source.missing:
+        log.warning("%s: %d pictures are missing", source.name, len(source.missing))
+    return merge(store.units[key] for key in wanted)
+
+
+def _picture(
+    pipe: Pipeline,
+    source: str,
+    samples: list[Sample],
+    plan: Plan,
+    units: list[tuple[Variant, int, int]],
+) -> Iterable[Unit]:
+    """Encode one picture and run its units; whatever fails is recorded."""
+    picture = samples[0].picture
+    try:
+        view = {} if plan.view is None else {"view": plan.view}
+        scene = pipe.encode(samples[0].read_image(), profile=plan.profile, **view)
+        masks = {sample.id: sample.read_mask(scene.frame.image_hw) for sample in samples}
+    except Exception as fault:
+        return [_failed(source, picture, unit, fault) for unit in units]
+    done = []
+    for unit in units:
+        try:
+            done.append(_unit(pipe, source, samples, scene, masks, plan, unit))
+        except Exception as fault:
+            done.append(_failed(source, picture, unit, fault))
+    return done
+
+
+def _unit(
+    pipe: Pipeline,
+    source: str,
+    samples: list[Sample],
+    scene: EncodedImage,
+    masks: dict[str, np.ndarray],
+    plan: Plan,
+    unit: tuple[Variant, int, int],
+) -> Unit:
+    """One picture under one variant, budget and seed."""
+    variant, budget, seed = unit
+    picture = samples[0].picture
+    own = picture_seed(seed, picture)
+    joint = plan.protocol == "released"
+    if joint:
+        samples, pipe = _draw(pipe, samples, own)
+    unpruned = variant.name == UNPRUNED
+    options: dict[str, Any] = {
+        "mode": plan.mode,
+        "joint": joint,
+        "seed": own,
+        "profile": plan.profile,
+        **dict(variant.options),
+    }
+    if not unpruned:
+        options.update(budget=budget, method=variant.name)
+    items: list[Item] = []
+    stages: dict[str, Any] = {}
+    if unpruned:
+        stages = {cost.stage: (cost.ms, cost.peak_bytes, cost.flops) for cost in scene.costs}
+    for start in range(0, len(samples), plan.batch):
+        part = samples[start : start + plan.batch]
+        phrases = [sample.text for sample in part]
+        results = pipe.ground(scene, phrases, **options)
+        _add(stages, results)
+        aucs: Sequence[float | None] = [None] * len(part)
+        if unpruned:
+            similarity = pipe.similarity(scene, phrases).cpu().numpy()
+            aucs = [
+                reversal_auc(scores, scene.frame.coverage(masks[sample.id]))
+                for sample, scores in zip(part, similarity, strict=True)
+            ]
+        for sample, result, auc in zip(part, results, aucs, strict=True):
+            target = masks[sample.id]
+            kept = result.selection.kept()
+            both, either = overlap(result.mask, target)
+            recall = token_recall(kept, scene.frame.coverage(target))
+            items.append(
+                Item(sample.id, sample.text, sample.kind, both, either, recall, auc, result.found)
+            )
+    costs = results.costs
+    layers = costs.layer_tokens
+    text = costs.llm_tokens - (pipe.tokens_total if layers else costs.tokens_kept)
+    return Unit(
+        source=source,
+        picture=picture,
+        variant=variant.label,
+        budget=budget,
+        seed=seed,
+        items=tuple(items),
+        tokens=costs.tokens_kept,
+        mean_tokens=float(np.mean(layers)) - text if layers else float(costs.tokens_kept),
+        stages=stages,
+        kv_bytes=costs.kv_cache_bytes,
+    )
+
+
+def _draw(pipe: Pipeline, samples: list[Sample], seed: int) -> tuple[list[Sample], Pipeline]:
+    """The released protocol: at most three expressions, one random question and answer."""
+    rng = random.Random(seed)
+    drawn = rng.sample(samples, min(DRAWN, len(samples)))
+    # A model with a closed vocabulary is asked only what it can read.
+    own = pipe.config.prompt
+    questions = [q for q in QUESTIONS if not pipe.unknown_words(q.format(phrase=""))]
+    answers = [a for a in ANSWERS if not pipe.unknown_words(a.replace("[SEG]", ""))]
+    prompt = replace(
+        own,
+        question=rng.choice(questions or [own.question]),
+        answer=rng.choice(answers or [own.answer]),
+    )
+    config = replace(pipe.config, prompt=prompt)
+    return drawn, type(pipe)(pipe.model, config, pipe.tokenizer, pipe.vocabulary)
+
+
+def _add(stages: dict[str, Any], results: GroundingResults) -> None:
+    """Sum times and FLOPs over the calls of a unit, keep the highest peak."""
+    for cost in results.costs.stages:
+        ms, peak, flops = stages.get(cost.stage, (0.0, None, None))
+        peaks = [each for each in (peak, cost.peak_bytes) if each is not None]
+        works = [each for each in (flops, cost.flops) if each is not None]
+        stages[cost.stage] = (
+            ms + cost.ms,
+            max(peaks) if peaks else None,
+            sum(works) if works else None,
+        )
+
+
+def _failed(source: str, picture: str, unit: tuple[Variant, int, int], fault: Exception) -> Unit:
+    variant, budget, seed = unit
+    reason = f"{type(fault).__name__}: {fault}"[:300]
+    log.warning("%s %s %s %d: %s", source, picture, variant.label, budget, reason)
+    return Unit(source, picture, variant.label, budget, seed, error=reason)
+
+
+def _bar(groups: Iterable[list[Sample]], title: str, shown: bool) -> Iterable[list[Sample]]:
+    if not shown:
+        return groups
+    from tqdm import tqdm
+
+    # A list: the number of pictures tells the time that is left.
+    return tqdm(list(groups), desc=title, unit="picture", smoothing=0.05)

@@ -1,0 +1,220 @@
+"""From units to rows of a table."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from litelvlm.evaluation.plan import UNPRUNED, Variant
+from litelvlm.evaluation.records import Item, Unit, merge
+from litelvlm.metrics import ious, mean_and_deviation, mean_iou, share_above, total_iou
+
+THRESHOLDS = (0.5, 0.7, 0.9)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Scores of one variant at one budget on one source.
+
+    Attributes:
+        source, variant, title, budget: which.
+        tokens: image tokens that reach the last layer, mean over pictures.
+        mean_tokens: the same, mean over the layers of the language model.
+        expressions: expressions scored per seed.
+        failed: pictures that failed, all seeds together.
+        seeds: number of seeds.
+        giou, ciou: 0..1, mean over the seeds.
+        giou_deviation, ciou_deviation: sample deviation over the seeds; None for one seed.
+        giou_error: standard error of gIoU over the expressions (first seed).
+        precision: threshold -> share of expressions at or above it.
+        recall: mean share of the target covered by kept patches, where any patch covers it.
+        auc: mean reversal AUC; unpruned row only.
+        giou_relative, ciou_relative: percent of the unpruned row; None without one.
+        by_kind: kind of expression -> gIoU.
+    """
+
+    source: str
+    variant: str
+    title: str
+    budget: int
+    tokens: float
+    mean_tokens: float
+    expressions: int
+    failed: int
+    seeds: int
+    giou: float | None
+    giou_deviation: float | None
+    giou_error: float | None
+    ciou: float | None
+    ciou_deviation: float | None
+    precision: dict[str, float] = field(default_factory=dict)
+    recall: float | None = None
+    auc: float | None = None
+    giou_relative: float | None = None
+    ciou_relative: float | None = None
+    by_kind: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """Cost of one stage under one variant and budget on one source.
+
+    Attributes:
+        source, variant, title, budget, stage: which.
+        ms: median over the pictures of the time per expression (encoders: per picture).
+        peak_bytes: highest peak of activations; None where not measured.
+        flops: median per expression (encoders: per picture); None where not measured.
+    """
+
+    source: str
+    variant: str
+    title: str
+    budget: int
+    stage: str
+    ms: float
+    peak_bytes: int | None
+    flops: float | None
+
+
+def summarise(units: Iterable[Unit]) -> list[Row]:
+    """One row for each source, variant and budget: unpruned first, then by budget, as run."""
+    groups = _grouped(units)
+    rows = []
+    for source, variant, budget in groups:
+        unpruned = [
+            unit
+            for (its_source, its_variant, _), its in groups.items()
+            if its_source == source and its_variant == UNPRUNED
+            for unit in its
+        ]
+        whole = _scores(unpruned)
+        rows.append(_row(source, variant, budget, groups[source, variant, budget], whole))
+    return rows
+
+
+def summarise_costs(units: Iterable[Unit]) -> list[CostRow]:
+    """One row for each source, variant, budget and stage."""
+    rows = []
+    for (source, variant, budget), its in _grouped(units).items():
+        stages = dict.fromkeys(stage for unit in its for stage in unit.stages)
+        for stage in stages:
+            seen = [(unit.stages[stage], len(unit.items)) for unit in its if stage in unit.stages]
+            per = [1 if stage.endswith("_image") else max(count, 1) for _, count in seen]
+            peaks = [cost[1] for cost, _ in seen if cost[1] is not None]
+            works = [
+                cost[2] / n for (cost, _), n in zip(seen, per, strict=True) if cost[2] is not None
+            ]
+            rows.append(
+                CostRow(
+                    source,
+                    variant,
+                    Variant.parse_label(variant).title,
+                    budget,
+                    stage,
+                    float(np.median([cost[0] / n for (cost, _), n in zip(seen, per, strict=True)])),
+                    max(peaks) if peaks else None,
+                    float(np.median(works)) if works else None,
+                )
+            )
+    return rows
+
+
+def _grouped(units: Iterable[Unit]) -> dict[tuple[str, str, int], list[Unit]]:
+    """(source, variant, budget) -> units, in table order."""
+    groups: dict[tuple[str, str, int], list[Unit]] = defaultdict(list)
+    given = list(units)
+    order = {label: place for place, label in enumerate(_labels(given))}
+    for unit in merge(given):
+        groups[unit.source, unit.variant, unit.budget].append(unit)
+    keys = sorted(groups, key=lambda key: (key[0], -key[2], order[key[1]]))
+    return {key: groups[key] for key in keys}
+
+
+def _labels(units: Sequence[Unit]) -> list[str]:
+    """Variants in the order of the registry, options of one method by name."""
+    from litelvlm.baselines import METHODS
+
+    names = [UNPRUNED, *METHODS]
+    labels = {unit.variant for unit in units}
+    return sorted(labels, key=lambda label: (names.index(label.partition(":")[0]), label))
+
+
+def _row(
+    source: str, variant: str, budget: int, units: list[Unit], whole: tuple[float | None, ...]
+) -> Row:
+    good = [unit for unit in units if unit.error is None]
+    by_seed: dict[int, list[Item]] = defaultdict(list)
+    for unit in units:
+        by_seed[unit.seed] += unit.items
+    seeds = [items for items in by_seed.values() if items]
+
+    def over_seeds(score: Callable[[list[Item]], float | None]) -> tuple:  # type: ignore[type-arg]
+        return mean_and_deviation([score(items) for items in seeds])
+
+    giou, giou_deviation = over_seeds(lambda items: mean_iou(map(_counts, items)))
+    ciou, ciou_deviation = over_seeds(lambda items: total_iou(map(_counts, items)))
+    kinds = sorted({item.kind for items in seeds for item in items} - {""})
+    first = ious(map(_counts, seeds[0])) if seeds else np.zeros(0)
+    return Row(
+        source=source,
+        variant=variant,
+        title=Variant.parse_label(variant).title,
+        budget=budget,
+        tokens=_mean([unit.tokens for unit in good]) or 0.0,
+        mean_tokens=_mean([unit.mean_tokens for unit in good]) or 0.0,
+        expressions=len(first),
+        failed=len(units) - len(good),
+        seeds=len(by_seed),
+        giou=giou,
+        giou_deviation=giou_deviation,
+        giou_error=float(first.std(ddof=1) / len(first) ** 0.5) if len(first) > 1 else None,
+        ciou=ciou,
+        ciou_deviation=ciou_deviation,
+        precision={
+            f"{at}": over_seeds(lambda items, at=at: share_above(map(_counts, items), at))[0]
+            for at in THRESHOLDS
+        },
+        recall=over_seeds(lambda items: _mean([item.recall for item in items]))[0],
+        auc=over_seeds(lambda items: _mean([item.auc for item in items]))[0],
+        giou_relative=_percent(giou, whole[0]),
+        ciou_relative=_percent(ciou, whole[1]),
+        by_kind={
+            kind: over_seeds(
+                lambda items, kind=kind: _nan_to_none(
+                    mean_iou(_counts(item) for item in items if item.kind == kind)
+                )
+            )[0]
+            for kind in kinds
+        },
+    )
+
+
+def _scores(units: list[Unit]) -> tuple[float | None, float | None]:
+    by_seed: dict[int, list[Item]] = defaultdict(list)
+    for unit in units:
+        by_seed[unit.seed] += unit.items
+    seeds = [list(map(_counts, items)) for items in by_seed.values() if items]
+    return (
+        mean_and_deviation([mean_iou(items) for items in seeds])[0],
+        mean_and_deviation([total_iou(items) for items in seeds])[0],
+    )
+
+
+def _counts(item: Item) -> tuple[int, int]:
+    return item.intersection, item.union
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    given = [value for value in values if value is not None]
+    return float(np.mean(given)) if given else None
+
+
+def _nan_to_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _percent(value: float | None, whole: float | None) -> float | None:
+    return 100 * value / whole if value is not None and whole else None
