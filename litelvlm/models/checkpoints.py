@@ -18,6 +18,7 @@ import logging
 import pickle
 import re
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -460,9 +461,11 @@ def _open(path: Path) -> Iterator[Mapping[str, Any]]:
                 yield _Safetensors(handle)
         else:
             # Files of torch before 1.6 are not zip archives and cannot be mapped.
-            held = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of odd pickles, which are refused below
+                held = torch.load(
+                    path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+                )
             if not isinstance(held, dict) or not all(
                 isinstance(value, Tensor) for value in held.values()
             ):
