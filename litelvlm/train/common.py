@@ -235,4 +235,6 @@ class Run:
             if time.monotonic() - self._saved > self.save_every_s:
                 self.save()
         bar.close()
+        if self._sums:
+            self.record()
         self.save()

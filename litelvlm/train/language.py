@@ -6,7 +6,7 @@ and itself only), so that one pass over the expensive image tokens pays for eigh
 
 A language model trained from nothing on masks alone does not learn which patches a word names.
 Helpers at training time, all dropped afterwards: image tokens name what lies under them through
-the tied word embedding, the [SEG] state points at the referent's patches, tells its box, and is
+the tied word embedding and tell its box, the [SEG] state points at the referent's patches, tells its box, and is
 pulled towards the prompt token that the mask branch knows for that box.
 """
 
@@ -57,12 +57,13 @@ class Helpers(nn.Module):
         self.name = nn.Linear(hidden, hidden)
         nn.init.eye_(self.name.weight)
         nn.init.zeros_(self.name.bias)
+        self.place = nn.Linear(hidden, 4)
         self.box = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 4))
 
     def point(self, i: int, states: Tensor, image: Tensor) -> Tensor:
         """Pointer logits (B, E, N) of states (B, E, W) over image states (B, N, W)."""
-        ask = self.ask[i](self.norm[i](states))
-        key = self.key[i](self.norm[i](image))
+        ask = self.ask[i](self.norm[i](states.float()))
+        key = self.key[i](self.norm[i](image.float()))
         return ask @ key.transpose(1, 2) * (ask.shape[-1] ** -0.5)
 
 
@@ -153,7 +154,7 @@ class LanguageBatches:
         """One batch of B scenes with E turns; N patches, S = the SAM part's side.
 
         images (B, 3, H, W) uint8; window (B, 2); frames (B, S', S', 3) int16 (half of S for
-        half-size pictures); kind (B, N); ids (B, E, L), state (B, E); cover (B, E, N);
+        half-size pictures); kind (B, N); place (B, N, 4), the box of what lies under a patch; ids (B, E, L), state (B, E); cover (B, E, N);
         box (B, E, 4) x0, y0, x1, y1 and frame_box likewise, in units of the full picture's side;
         masks (B, E, S' / 4, S' / 4) uint8; sam_window (B, 2); few (B, E) bool: a real turn.
         """
@@ -177,7 +178,7 @@ class LanguageBatches:
             made += 1
             side = full if max(scene.labels.shape) > full // 2 else full // 2
             seen = squared(scene, side)
-            kind, _, _, cover = patch_targets(seen, table, self.patch)
+            kind, _, edges, cover = patch_targets(seen, table, self.patch)
             picks = rng.permutation(len(usable))[: self.turns]
             chosen = [usable[j] for j in picks]
             real = len(chosen)
@@ -189,6 +190,9 @@ class LanguageBatches:
             window = np.array(quarter) * (self.grid // 4)
             sam_side = self.sam_side * side // full
             sam_window = np.array(quarter) * (self.sam_side // 64)
+            y, x = np.divmod(np.arange(len(kind)), side // self.patch)
+            centre = np.stack([x, y, x, y], 1) * self.patch + self.patch / 2
+            place = (centre + edges * 100 + np.tile(window[::-1] * self.patch, 2)) / full
             longest = max(scene.labels.shape)
             masks, boxes, frame = {}, [], []
             for e in chosen:
@@ -205,6 +209,7 @@ class LanguageBatches:
                 "sam_window": torch.from_numpy(sam_window),
                 "frames": torch.from_numpy(sam_frame(scene.image, sam_side)),
                 "kind": torch.from_numpy(kind),
+                "place": torch.from_numpy(place.astype(np.float32)),
                 "ids": ids,
                 "state": state,
                 "cover": torch.from_numpy(
@@ -217,7 +222,10 @@ class LanguageBatches:
             }
             for key, value in row.items():
                 out.setdefault(key, []).append(value)
-        return {key: torch.stack(values) for key, values in out.items()}
+        batch = {key: torch.stack(values) for key, values in out.items()}
+        longest = int((batch["ids"] != prompt.ids["pad"]).sum(-1).max())
+        batch["ids"] = batch["ids"][..., :longest]
+        return batch
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -350,6 +358,8 @@ class Grounder(nn.Module):
             name = name + F.cross_entropy(scores, kind[chosen]) / 2
         out["name"] = name
         on = kind[chosen] > 0
+        here = self.helpers.place(states[self.helpers.layers[1]][:, span][kind > 0].float())
+        out["place"] = F.smooth_l1_loss(here.float(), batch["place"][kind > 0], beta=0.05) * 4
         out["named"] = (scores.argmax(-1) == kind[chosen])[on].float().mean()
 
         inside = batch["cover"] > 0.4
@@ -378,6 +388,7 @@ class Grounder(nn.Module):
         loss = (
             plan.text * out["text"]
             + plan.name * out["name"]
+            + plan.place * out["place"]
             + plan.point * out["point"]
             + plan.box * out["box"]
             + plan.token * out["token"]
@@ -432,7 +443,7 @@ def train_language(
         with autocast(device, recipe.bf16):
             patches, embedding = frozen.features(batch, masks)
             out = grounder.losses(frozen, patches, embedding, batch, plan)
-        run.track(**{k: float(v) for k, v in out.items()})
+        run.track(**out)
         return out["loss"]
 
     def check() -> dict[str, float]:

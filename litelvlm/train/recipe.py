@@ -24,8 +24,8 @@ class ClipPlan:
     decay: float = 0.05
     texts: int = 4  # per picture: the caption and three phrases
     dense: float = 1.0  # weight of the dense head
-    reversal: float = 0.0  # weight of the hinge on patch similarities
-    margin: float = 0.1
+    reversal: float = 2.0  # weight of the hinge that keeps the reversal; see train/clip.py
+    margin: float = 0.15  # of cosine
     probe_every: int = 500
 
 
@@ -54,20 +54,21 @@ class LanguagePlan:
         phases: (first step, scenes, scenes per batch), easy to hard.
         turns: expressions per picture; length: tokens per turn.
         masks_from: step from which masks are asked of the model.
-        text, name, point, box, token, mask: weights of the losses.
+        text, name, place, point, box, token, mask: weights of the losses.
     """
 
     steps: int
     lr: float
     phases: tuple[tuple[int, SceneRecipe, int], ...]
     masks_from: int
-    turns: int = 8
-    length: int = 28
+    turns: int = 12
+    length: int = 32
     vocabulary: int = 2048
     warmup: int = 200
     decay: float = 0.05
     text: float = 0.3
     name: float = 0.5
+    place: float = 1.0
     point: float = 0.5
     box: float = 1.0
     token: float = 1.0
@@ -171,7 +172,7 @@ _FULL = SceneRecipe(expressions=6, none=0.0, typos=0.0)
 _FULL_MASKS = replace(_FULL, expressions=0)
 _LEVELS = tuple(
     SceneRecipe(
-        objects=objects, level=level, expressions=8, none=0.0, several=0.0, object_px=(50, 170)
+        objects=objects, level=level, expressions=12, none=0.0, several=0.0, object_px=(50, 170)
     )
     for level, objects in ((0, (1, 2)), (1, (1, 4)), (2, (1, 5)), (3, (1, 7)))
 )
@@ -180,7 +181,7 @@ _EASY = SceneRecipe(
     objects=(1, 3),
     object_px=(30, 110),
     level=1,
-    expressions=8,
+    expressions=12,
     none=0.0,
     several=0.0,
 )
@@ -219,8 +220,8 @@ def recipe(scale: str) -> Recipe:
             dual_encoder=_dual_encoder(192, 7, 128, 3),
             segmenter=_segmenter(160, 5, 128),
             language=_language(256, 6, 704),
-            clip=ClipPlan(2500, 1700, 48, 14, 1e-3, _HALF, _FULL),
-            masks=MaskPlan(3000, 2200, 24, 8, 8e-4, _HALF_MASKS, _FULL_MASKS),
+            clip=ClipPlan(2900, 2200, 32, 12, 1e-3, _HALF, _FULL),
+            masks=MaskPlan(3000, 2300, 12, 6, 8e-4, _HALF_MASKS, _FULL_MASKS),
             language_plan=LanguagePlan(
                 6000,
                 1e-3,
