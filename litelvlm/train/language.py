@@ -6,8 +6,8 @@ and itself only), so that one pass over the expensive image tokens pays for eigh
 
 A language model trained from nothing on masks alone does not learn which patches a word names.
 Helpers at training time, all dropped afterwards: image tokens name what lies under them through
-the tied word embedding and tell its box, the [SEG] state points at the referent's patches, tells its box, and is
-pulled towards the prompt token that the mask branch knows for that box.
+the tied word embedding and tell its box; the [SEG] state points at the referent's patches, tells
+its box, and is pulled towards the prompt token that the mask branch knows for that box.
 """
 
 from __future__ import annotations
@@ -154,9 +154,10 @@ class LanguageBatches:
         """One batch of B scenes with E turns; N patches, S = the SAM part's side.
 
         images (B, 3, H, W) uint8; window (B, 2); frames (B, S', S', 3) int16 (half of S for
-        half-size pictures); kind (B, N); place (B, N, 4), the box of what lies under a patch; ids (B, E, L), state (B, E); cover (B, E, N);
-        box (B, E, 4) x0, y0, x1, y1 and frame_box likewise, in units of the full picture's side;
-        masks (B, E, S' / 4, S' / 4) uint8; sam_window (B, 2); few (B, E) bool: a real turn.
+        half-size pictures); kind (B, N); place (B, N, 4), the box of what lies under a patch;
+        ids (B, E, L), state (B, E); cover (B, E, N); box (B, E, 4) x0, y0, x1, y1 and frame_box
+        likewise, in units of the full picture's side; masks (B, E, S' / 4, S' / 4) uint8;
+        sam_window (B, 2); real (B, E) bool, false for repeats that fill the batch.
         """
         from litelvlm.data.scenes import make_scene, names
 
