@@ -186,8 +186,11 @@ class LanguageBatches:
             chosen += [chosen[0]] * (self.turns - real)
             ids, state = prompt.turns([e.text for e in chosen], self.length)
             # A half-size picture stands on a window of both towers' position tables; a quarter of
-            # the side is a whole number of patches in both, so the windows agree exactly.
-            quarter = rng.integers(0, 2 * (full - side) // side + 1, 2) if side < full else [0, 0]
+            # the side is a whole number of patches in both, so the windows agree exactly. Where
+            # phrases speak of places it stands in the middle: left stays left of the middle.
+            quarter = [0, 0] if side == full else [1, 1]
+            if side < full and recipe.level < 2:
+                quarter = rng.integers(0, 3, 2)
             window = np.array(quarter) * (self.grid // 4)
             sam_side = self.sam_side * side // full
             sam_window = np.array(quarter) * (self.sam_side // 64)
@@ -226,6 +229,9 @@ class LanguageBatches:
         batch = {key: torch.stack(values) for key, values in out.items()}
         longest = int((batch["ids"] != prompt.ids["pad"]).sum(-1).max())
         batch["ids"] = batch["ids"][..., :longest]
+        most = int(batch["real"].sum(-1).max())
+        for key in ("ids", "state", "cover", "box", "frame_box", "masks", "real"):
+            batch[key] = batch[key][:, :most]
         return batch
 
 

@@ -170,12 +170,7 @@ _HALF = SceneRecipe(canvas=(168, 168), objects=(1, 3), object_px=(30, 130), expr
 _HALF_MASKS = replace(_HALF, expressions=0)
 _FULL = SceneRecipe(expressions=6, none=0.0, typos=0.0)
 _FULL_MASKS = replace(_FULL, expressions=0)
-_LEVELS = tuple(
-    SceneRecipe(
-        objects=objects, level=level, expressions=12, none=0.0, several=0.0, object_px=(50, 170)
-    )
-    for level, objects in ((0, (1, 2)), (1, (1, 4)), (2, (1, 5)), (3, (1, 7)))
-)
+_LANGUAGE = SceneRecipe(expressions=12, none=0.0, several=0.0)
 _EASY = SceneRecipe(
     canvas=(168, 168),
     objects=(1, 3),
@@ -185,6 +180,7 @@ _EASY = SceneRecipe(
     none=0.0,
     several=0.0,
 )
+_HARD = replace(_EASY, objects=(1, 4), object_px=(30, 90), level=3)
 
 
 def recipe(scale: str) -> Recipe:
@@ -205,7 +201,7 @@ def recipe(scale: str) -> Recipe:
             language_plan=LanguagePlan(
                 30,
                 1e-3,
-                ((0, _EASY, 4), (26, _LEVELS[3], 2)),
+                ((0, _EASY, 4), (26, _LANGUAGE, 2)),
                 masks_from=20,
                 turns=4,
                 vocabulary=600,
@@ -223,9 +219,9 @@ def recipe(scale: str) -> Recipe:
             clip=ClipPlan(2900, 2200, 32, 12, 1e-3, _HALF, _FULL),
             masks=MaskPlan(3000, 2300, 12, 6, 8e-4, _HALF_MASKS, _FULL_MASKS),
             language_plan=LanguagePlan(
-                6000,
+                5500,
                 1e-3,
-                ((0, _EASY, 8), (1500, _LEVELS[2], 4), (3000, _LEVELS[3], 4)),
+                ((0, _EASY, 8), (700, _HARD, 8), (2200, _LANGUAGE, 4)),
                 masks_from=1500,
             ),
         )
@@ -239,7 +235,7 @@ def recipe(scale: str) -> Recipe:
             language_plan=LanguagePlan(
                 40000,
                 6e-4,
-                ((0, _EASY, 64), (6000, _LEVELS[2], 32), (12000, _LEVELS[3], 32)),
+                ((0, _EASY, 64), (3000, _HARD, 64), (9000, _LANGUAGE, 32)),
                 masks_from=6000,
                 warmup=1000,
             ),
