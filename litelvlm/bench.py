@@ -415,14 +415,14 @@ def machine(device: torch.device) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    import transformers
+    from importlib.metadata import version
 
     from litelvlm._version import __version__
 
     return {
         "litelvlm": __version__,
         "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "transformers": version("transformers"),
         "Python": platform.python_version(),
     }
 
