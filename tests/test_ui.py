@@ -1,0 +1,633 @@
+"""The demo's callbacks, called as plain functions with the toy model."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+import sys
+import types
+from dataclasses import fields, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+from litelvlm import viz
+from litelvlm.errors import InputError, MemoryShortError
+from litelvlm.metrics import iou
+from litelvlm.ui import callbacks, charts, limits, panels, pictures, work, zero
+from litelvlm.ui.callbacks import Controls, Page
+from litelvlm.ui.desk import Desk
+from litelvlm.ui.examples import Example, examples
+from litelvlm.ui.settings import Settings
+
+
+@pytest.fixture
+def desk(pipe):
+    return Desk(Settings(models=("tiny-random",)), lambda name: pipe)
+
+
+@pytest.fixture
+def file(tmp_path, picture):
+    path = tmp_path / "picture.png"
+    Image.fromarray(picture).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def ask(file):
+    return Controls("tiny-random", file, "the disc\nthe noise", 16)
+
+
+def layers(markup):
+    """Every PNG inlined in the markup, as (h, w, 4) RGBA arrays."""
+    found = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", markup)
+    files = [np.frombuffer(base64.b64decode(data), np.uint8) for data in found]
+    return [cv2.cvtColor(cv2.imdecode(f, cv2.IMREAD_UNCHANGED), cv2.COLOR_BGRA2RGBA) for f in files]
+
+
+def filled(page):
+    return {field.name for field in fields(Page) if getattr(page, field.name) is not None}
+
+
+# ------------------------------------------------------------------------------------ the answer
+def test_an_answer_fills_every_part_of_the_page(desk, ask):
+    page = callbacks.ground(desk, None, ask)
+    assert filled(page) == {field.name for field in fields(Page)}
+    assert "16 of 64 image tokens" in page.status
+
+
+def test_the_drawn_masks_are_those_of_the_library_and_lossless(desk, pipe, ask, picture):
+    page = callbacks.ground(desk, None, ask)
+    results = pipe.ground(pipe.encode(picture), ["the disc", "the noise"], 16)
+    expected = viz.mask_layer([item.mask for item in results])
+    assert np.array_equal(layers(page.masks)[0], expected)
+
+
+def test_the_second_layer_is_the_unpruned_run(desk, pipe, ask, picture):
+    page = callbacks.ground(desk, None, ask)
+    results = pipe.ground(pipe.encode(picture), ["the disc", "the noise"])
+    expected = viz.mask_layer([item.mask for item in results])
+    assert np.array_equal(layers(page.masks)[1], expected)
+
+
+def test_the_agreement_shown_is_the_iou_of_both_masks(desk, ask):
+    page = callbacks.ground(desk, None, ask)
+    given = page.session
+    for score, a, b in zip(given.agreement, given.pruned, given.unpruned, strict=True):
+        assert score == iou(a.mask, b.mask)
+        assert f"(IoU) <b>{score:.2f}</b>" in page.masks
+
+
+def test_moving_the_slider_reuses_the_encoded_picture_and_the_unpruned_run(desk, pipe, ask):
+    first = callbacks.ground(desk, None, ask).session
+    moved = callbacks.ground(desk, first, replace(ask, budget=32))
+    assert moved.session.scene is first.scene
+    assert moved.session.unpruned is first.unpruned
+    assert moved.session.pruned.costs.tokens_kept == 32
+    assert moved.photo is None, "the photo need not be sent again"
+    assert "picture already encoded" in moved.status
+
+
+def test_a_reused_picture_gives_the_same_answer_as_a_fresh_one(desk, ask):
+    first = callbacks.ground(desk, None, ask).session
+    moved = callbacks.ground(desk, first, replace(ask, budget=32)).session
+    fresh = callbacks.ground(desk, None, replace(ask, budget=32)).session
+    for a, b in zip(moved.pruned, fresh.pruned, strict=True):
+        assert np.array_equal(a.mask, b.mask)
+
+
+def test_another_picture_is_encoded_anew(desk, ask, tmp_path):
+    first = callbacks.ground(desk, None, ask).session
+    other = tmp_path / "other.png"
+    Image.new("RGB", (50, 40), "green").save(other)
+    page = callbacks.ground(desk, first, replace(ask, picture=str(other)))
+    assert page.session.scene is not first.scene
+    assert page.photo
+    assert page.session.scene.image.shape == (40, 50, 3)
+
+
+def test_another_phrase_runs_the_unpruned_model_again(desk, ask):
+    first = callbacks.ground(desk, None, ask).session
+    page = callbacks.ground(desk, first, replace(ask, phrases="a tree"))
+    assert page.session.scene is first.scene
+    assert page.session.unpruned is not first.unpruned
+    assert [item.phrase for item in page.session.unpruned] == ["a tree"]
+
+
+def test_two_visitors_do_not_see_each_other(desk, ask, tmp_path):
+    other = tmp_path / "other.png"
+    Image.new("RGB", (50, 40), "green").save(other)
+    mine = callbacks.ground(desk, None, ask).session
+    yours = callbacks.ground(desk, None, replace(ask, picture=str(other))).session
+    again = callbacks.ground(desk, mine, replace(ask, budget=8)).session
+    assert again.picture.key == mine.picture.key != yours.picture.key
+
+
+def test_all_tokens_agree_fully_with_the_unpruned_run(desk, ask):
+    given = callbacks.ground(desk, None, replace(ask, budget=64)).session
+    assert given.agreement == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "random"},
+        {"method": "grid"},
+        {"split": "released", "order": "released"},
+        {"split": "0.25", "positions": "original"},
+        {"context": "attention", "text": "templates"},
+        {"mode": "generate"},
+    ],
+    ids=str,
+)
+def test_every_option_of_the_page_reaches_the_model(desk, ask, change):
+    page = callbacks.ground(desk, None, replace(ask, **change))
+    assert page.session is not None, page.status
+    settings = page.session.pruned.settings
+    for name, value in change.items():
+        assert str(settings[name]) == value
+
+
+def test_every_registered_method_fills_the_page(desk, pipe, ask):
+    for name in pipe.methods:
+        page = callbacks.ground(desk, None, replace(ask, method=name))
+        assert page.session is not None, f"{name}: {page.status}"
+        assert page.tokens
+        assert page.similarity
+
+
+# ------------------------------------------------------------------------------------- the tabs
+def test_the_token_tab_counts_what_was_kept_and_dropped(desk, ask):
+    page = callbacks.ground(desk, None, ask)
+    facts = page.session.facts(0)
+    assert sum(facts.kept.values()) == 16
+    for count in (*facts.kept.values(), 48):
+        assert f"<b>{count}</b>" in page.tokens
+
+
+def test_the_token_tab_tells_of_the_part_clip_never_sees(desk, ask):
+    page = callbacks.ground(desk, None, ask)
+    assert page.session.facts(0).unseen == pytest.approx(0.25)
+    assert "<b>25 %</b>" in page.tokens
+
+
+def test_the_similarity_tab_shows_the_measured_reversal(desk, ask):
+    page = callbacks.ground(desk, None, ask)
+    auc = page.session.facts(0).auc
+    assert auc is not None
+    assert f"Reversal (AUC) <b>{auc:.2f}</b>" in page.similarity
+
+
+@pytest.mark.parametrize(
+    ("auc", "words"), [(0.1, "reversed"), (0.5, "no clear relation"), (0.9, "not reversed")]
+)
+def test_the_reversal_is_put_into_words(auc, words):
+    assert f"<b>{words}</b>" in panels.reversal(auc)
+
+
+def test_a_method_without_similarity_still_gets_the_heat_map_but_no_cut(desk, ask, pipe):
+    page = callbacks.ground(desk, None, replace(ask, method="grid"))
+    scores = pipe.similarity(page.session.scene, ["the disc", "the noise"])
+    assert np.allclose(page.session.similarity, scores.numpy())
+    assert "cut at" not in page.similarity
+    assert "cut at" in callbacks.ground(desk, None, ask).similarity
+
+
+def test_choosing_a_phrase_redraws_without_a_run(desk, ask):
+    page = callbacks.ground(desk, None, ask)
+    other = callbacks.choose_phrase(page.session, 1)
+    assert filled(other) == {"tokens", "similarity"}
+    assert "the noise" in other.tokens
+    assert other.tokens != page.tokens
+
+
+@pytest.mark.parametrize("index", [-1, 7, "1", None, 0.5])
+def test_a_phrase_number_out_of_range_means_the_first(desk, ask, index):
+    page = callbacks.ground(desk, None, ask)
+    assert callbacks.choose_phrase(page.session, index).tokens == page.tokens
+
+
+def test_one_phrase_needs_no_choice(desk, ask):
+    assert callbacks.ground(desk, None, replace(ask, phrases="a disc")).phrases == ()
+    assert callbacks.ground(desk, None, ask).phrases == ("the disc", "the noise")
+
+
+def test_the_cost_tab_names_the_tokens_that_entered(desk, ask):
+    page = callbacks.ground(desk, None, ask)
+    pruned, full = page.session.pruned.costs, page.session.unpruned.costs
+    assert full.llm_tokens - pruned.llm_tokens == 48
+    assert f"{pruned.llm_tokens} <small>of {full.llm_tokens}</small>" in page.cost
+    assert "One run each" in page.cost
+
+
+def test_measuring_again_repeats_both_runs_and_counts_work_and_memory(desk, ask):
+    page = callbacks.ground(desk, None, ask)
+    page = callbacks.measure(desk, page.session, "tiny-random")
+    measured = page.session.measured
+    for group in (measured.pruned, measured.unpruned):
+        spread = group["llm_prefill"]
+        assert spread.runs == 5
+        assert 0 < spread.low <= spread.median <= spread.high
+    pruned, full = (
+        panels._prefill(measured.pruned_stages),
+        panels._prefill(measured.unpruned_stages),
+    )
+    assert pruned.flops < full.flops
+    assert pruned.peak_bytes < full.peak_bytes
+    assert "Median of 5 runs" in page.cost
+
+
+def test_a_new_answer_forgets_old_measurements(desk, ask):
+    page = callbacks.ground(desk, None, ask)
+    page = callbacks.measure(desk, page.session, None)
+    again = callbacks.ground(desk, page.session, replace(ask, budget=8))
+    assert again.session.measured is None
+
+
+def test_the_curve_grows_point_by_point_to_all_methods_and_budgets(desk, ask):
+    session = callbacks.ground(desk, None, ask).session
+    states = list(desk.sweep("tiny-random", session))
+    assert [state.done for state in states] == list(range(len(states)))
+    last = states[-1]
+    assert last.done == last.total
+    assert [curve.method for curve in last.curves] == ["litelvlm", "random", "grid"]
+    for curve in last.curves:
+        assert [budget for budget, _, _ in curve.points] == work.budgets(64)[:-1]
+        assert all(0 <= score <= 1 and ms > 0 for _, score, ms in curve.points)
+
+
+def test_the_curve_agrees_with_a_run_at_that_budget(desk, ask):
+    session = callbacks.ground(desk, None, replace(ask, budget=16)).session
+    curve = list(desk.sweep("tiny-random", session))[-1].curves[0]
+    score = next(score for budget, score, _ in curve.points if budget == 16)
+    assert score == pytest.approx(np.mean(session.agreement))
+
+
+def test_the_curve_is_drawn_with_a_progress_bar_until_it_is_done(desk, ask):
+    session = callbacks.ground(desk, None, ask).session
+    pages = [page.curve for page in callbacks.sweep(desk, session, None)]
+    assert all("progressbar" in page for page in pages[:-1])
+    assert "progressbar" not in pages[-1]
+    assert pages[-1].count("<tr>") == 1 + 3 * 3
+
+
+@pytest.mark.parametrize("total", [16, 64, 144, 576])
+def test_the_marks_lie_within_the_model(total):
+    marks = work.budgets(total)
+    assert marks == sorted(set(marks))
+    assert marks[0] >= 1
+    assert marks[-1] == total
+
+
+# --------------------------------------------------------------------------------------- use it
+def test_the_snippet_reproduces_the_masks(desk, ask, file, capsys, tmp_path, monkeypatch):
+    page = callbacks.ground(desk, None, replace(ask, split="0.25", method="litelvlm"))
+    code = page.snippet.replace('"your-picture.jpg"', repr(file))
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(code, "snippet", "exec"), names)
+    for a, b in zip(names["results"], page.session.pruned, strict=True):
+        assert np.array_equal(a.mask, b.mask)
+    assert (tmp_path / "figure.png").is_file()
+
+
+def test_the_snippet_repeats_the_shrinking_of_a_large_picture(desk, ask, tmp_path, monkeypatch):
+    large = tmp_path / "large.png"
+    Image.effect_noise((2400, 1200), 60).save(large)
+    page = callbacks.ground(desk, None, replace(ask, picture=str(large), phrases="noise"))
+    assert "fit(read_image" in page.snippet
+    code = page.snippet.replace('"your-picture.jpg"', repr(str(large)))
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(code, "snippet", "exec"), names)
+    assert np.array_equal(names["results"][0].mask, page.session.pruned[0].mask)
+
+
+def test_a_phrase_cannot_break_out_of_the_snippet(desk, ask):
+    page = callbacks.ground(desk, None, replace(ask, phrases='cat"]); import os; os.abort() #'))
+    compile(page.snippet, "snippet", "exec")
+    assert "\nimport os" not in page.snippet
+
+
+def test_downloads_hold_masks_records_and_figures(desk, ask):
+    page = callbacks.ground(desk, None, ask)
+    links = callbacks.prepare_downloads(page.session).downloads
+    files = {
+        name: base64.b64decode(data)
+        for name, data in re.findall(r'download="([^"]+)" href="data:[^;]+;base64,([^"]+)"', links)
+    }
+    assert set(files) == {
+        "mask-1.png", "mask-2.png", "masks-coco-rle.json", "result.json", "figure.png",
+        "figure.svg",
+    }  # fmt: skip
+    mask = cv2.imdecode(np.frombuffer(files["mask-1.png"], np.uint8), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(mask > 0, page.session.pruned[0].mask)
+    rle = json.loads(files["masks-coco-rle.json"])[1]["segmentation"]
+    assert np.array_equal(coco.decode(rle).astype(bool), page.session.pruned[1].mask)
+    record = json.loads(files["result.json"])
+    assert record["results"][0]["phrase"] == "the disc"
+    assert b"<svg" in files["figure.svg"]
+
+
+def test_masks_to_download_have_the_size_of_the_upload(desk, ask, tmp_path):
+    large = tmp_path / "large.png"
+    Image.effect_noise((2000, 500), 60).save(large)
+    page = callbacks.ground(desk, None, replace(ask, picture=str(large), phrases="noise"))
+    assert page.session.picture.image.shape == (400, 1600, 3)
+    record = panels.to_json(page.session)
+    assert record["results"][0]["mask_rle"]["size"] == [500, 2000]
+    assert "2000 × 500" in page.status
+
+
+# ------------------------------------------------------------------- wrong input, and other states
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"picture": None}, "Choose a picture"),
+        ({"picture": "/nowhere/at/all.png"}, "choose it again"),
+        ({"phrases": ""}, "Type what to look for"),
+        ({"phrases": " \n\t\n"}, "Type what to look for"),
+        ({"phrases": None}, "Phrases are text"),
+        ({"phrases": 7}, "Phrases are text"),
+        ({"phrases": "!?… --"}, "no word"),
+        ({"phrases": "a" * 5000}, "5000 characters"),
+        ({"phrases": "\n".join(f"thing {i}" for i in range(50))}, "50 phrases"),
+        ({"budget": float("nan")}, "budget must be a whole number from 1 to 64"),
+        ({"budget": float("inf")}, "budget must be"),
+        ({"budget": float("-inf")}, "budget must be"),
+        ({"budget": 0}, "budget must be"),
+        ({"budget": -3}, "budget must be"),
+        ({"budget": 17.5}, "budget must be"),
+        ({"budget": "16"}, "budget must be"),
+        ({"budget": True}, "budget must be"),
+        ({"budget": 65}, "budget must be"),
+        ({"budget": 1e9}, "budget must be"),
+        ({"budget": [16]}, "budget must be"),
+        ({"method": "magic"}, "unknown method"),
+        ({"split": "none"}, "split must be"),
+        ({"split": 1.5}, "split must be"),
+        ({"split": float("nan")}, "split must be"),
+        ({"order": "zigzag"}, "order must be"),
+        ({"positions": 5}, "positions must be"),
+        ({"text": "poem"}, "text must be"),
+        ({"mode": "guess"}, "mode must be"),
+        ({"model": "gpt-9"}, "no model"),
+    ],
+    ids=str,
+)
+def test_wrong_input_becomes_a_short_message_and_no_old_answer_stays(desk, ask, change, message):
+    page = callbacks.ground(desk, None, replace(ask, **change))
+    text = html.unescape(page.status)
+    assert message in text
+    assert len(re.sub("<[^>]+>", "", text)) < 260
+    assert page.session is None
+    assert not layers(page.masks + page.tokens + page.similarity)
+    assert callbacks.ground(desk, None, ask).session is not None
+
+
+@pytest.mark.parametrize("budget", [1, 16.0, 63, 64, None])
+def test_whole_budgets_within_the_model_are_taken(desk, ask, budget):
+    page = callbacks.ground(desk, None, replace(ask, budget=budget))
+    assert page.session.pruned.costs.tokens_kept == (64 if budget is None else int(budget))
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        "x", "👩‍🚀 astronaut", "القطة", "左边的猫", "שלום", "<script>alert(1)</script>",
+        "[link](http://a.b)", "<image> [SEG] </s> <p>it</p> <bbox>", "${1+1} {{this}} `x` cat",
+        "cat\x00\x07 dog", "the " * 45 + "cat",
+    ],
+)  # fmt: skip
+def test_strange_phrases_get_an_answer_and_are_escaped_everywhere(desk, ask, phrase):
+    page = callbacks.ground(desk, None, replace(ask, phrases=phrase))
+    assert page.session is not None, page.status
+    for name in ("status", "masks", "tokens", "similarity", "cost"):
+        part = re.sub(r"base64,[A-Za-z0-9+/=]+", "", getattr(page, name))
+        for raw in ("<script", "<image>", "<p>it", "${", "{{", "`x`"):
+            assert raw not in part
+
+
+def test_special_tokens_in_a_phrase_do_not_change_the_layout_of_tokens(desk, ask):
+    page = callbacks.ground(desk, None, replace(ask, phrases="<image> [SEG] <im_start> cat"))
+    costs = page.session.pruned.costs
+    assert page.session.unpruned.costs.llm_tokens - costs.llm_tokens == 64 - 16
+    assert len(page.session.pruned) == 1
+
+
+def test_a_phrase_that_clip_cuts_is_told(desk, ask):
+    page = callbacks.ground(desk, None, replace(ask, phrases="cat " * 49))
+    assert page.session is not None
+    assert not page.session.pruned[0].warnings
+    wordy = " ".join("xyzzyqwk" for _ in range(20))
+    page = callbacks.ground(desk, None, replace(ask, phrases=wordy))
+    assert page.session.pruned[0].warnings
+    assert "CLIP reads 77 tokens" in page.status
+
+
+def test_nothing_found_is_a_state_of_its_own(desk, ask):
+    page = callbacks.ground(desk, None, ask)
+    nothing = tuple(
+        replace(item, mask=np.zeros_like(item.mask), found=False) for item in page.session.pruned
+    )
+    given = replace(page.session, pruned=replace(page.session.pruned, items=nothing))
+    markup = panels.masks(given)
+    assert "Nothing found with 16 tokens" in markup
+    assert "<b>lost</b>" in markup
+    assert not layers(markup)[0].any()
+    assert "Nothing found" in panels.status(given, 0.1, 64)
+    assert "not measurable" in panels.similarity(given, 0)
+    assert panels.tokens(given, 0)
+
+
+def test_unknown_words_are_named_to_the_visitor(desk, ask):
+    page = callbacks.ground(desk, None, replace(ask, phrases="the flibber"))
+    items = tuple(replace(item, unknown_words=("flibber",)) for item in page.session.pruned)
+    given = replace(page.session, pruned=replace(page.session.pruned, items=items))
+    assert "“flibber”" in panels.notes(given)
+
+
+def test_out_of_memory_is_told_and_the_next_run_works(desk, ask, monkeypatch):
+    def short(*args, **kwargs):
+        raise MemoryShortError("out of memory on cuda:0; try fewer phrases")
+
+    monkeypatch.setattr(work, "answer", short)
+    assert "out of memory" in callbacks.ground(desk, None, ask).status
+    monkeypatch.undo()
+    assert callbacks.ground(desk, None, ask).session is not None
+
+
+def test_an_unforeseen_error_becomes_a_message_without_its_details(desk, ask, monkeypatch, caplog):
+    def broken(*args, **kwargs):
+        raise KeyError("secret/path")
+
+    monkeypatch.setattr(work, "answer", broken)
+    page = callbacks.ground(desk, None, ask)
+    assert "This run failed" in page.status
+    assert "secret" not in page.status
+    assert "the disc" not in caplog.text, "phrases are not logged"
+
+
+def test_missing_weights_become_a_message_on_the_page():
+    def missing(name):
+        raise InputError("nano: no weights at assets/nano")
+
+    desk = Desk(Settings(), missing)
+    assert desk.warm_up() is None
+    picture = next(iter(examples())).path
+    page = callbacks.ground(desk, None, Controls(phrases="a cat", picture=str(picture)))
+    assert "no weights" in page.status
+    assert desk.models.fault() == "nano: no weights at assets/nano"
+
+
+def test_buttons_before_the_first_answer_say_what_to_do(desk):
+    assert "Find something first" in callbacks.measure(desk, None, None).cost
+    assert "Find something first" in next(callbacks.sweep(desk, None, None)).curve
+    assert "Find something first" in callbacks.prepare_downloads(None).downloads
+    assert callbacks.choose_phrase(None, 0) == Page()
+
+
+# ------------------------------------------------------------------------------------- pictures in
+def write(path, image, **options):
+    image.save(path, **options)
+    return str(path)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2000, 3), (8000, 40)], ids=str)
+def test_pictures_of_any_shape_get_a_mask_of_their_own_size(desk, ask, tmp_path, size):
+    path = write(tmp_path / "p.png", Image.effect_noise(size, 50))
+    page = callbacks.ground(desk, None, replace(ask, picture=path, phrases="x"))
+    assert page.session is not None, page.status
+    rle = panels.to_json(page.session)["results"][0]["mask_rle"]
+    assert rle["size"] == [size[1], size[0]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
+def test_pictures_of_every_mode_are_taken(tmp_path, mode):
+    image = Image.new(mode, (9, 6))
+    path = write(tmp_path / ("p.jpg" if mode == "CMYK" else "p.png"), image)
+    assert limits.read_picture(path).image.shape == (6, 9, 3)
+
+
+@pytest.mark.parametrize("turn", range(2, 9))
+def test_the_orientation_of_a_photo_is_applied(tmp_path, turn):
+    image = Image.new("RGB", (40, 20), "black")
+    exif = Image.Exif()
+    exif[274] = turn
+    path = write(tmp_path / "p.jpg", image, exif=exif)
+    expected = (40, 20) if turn >= 5 else (20, 40)
+    assert limits.read_picture(path).original_hw == expected
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "PPM", "EPS", "ICO"])
+def test_other_formats_are_refused_whatever_their_name(tmp_path, kind):
+    path = tmp_path / "p.png"
+    Image.new("RGB", (32, 32), "red").save(path, format=kind)
+    with pytest.raises(InputError, match="this file: not a JPEG, PNG or WEBP"):
+        limits.read_picture(str(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"<svg xmlns='a'></svg>", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_picture_is_refused_without_naming_a_path(tmp_path, content):
+    path = tmp_path / "p.png"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        limits.read_picture(str(path))
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_small_picture_is_not_touched_and_a_large_one_is_shrunk():
+    small, large = np.zeros((10, 20, 3), np.uint8), np.zeros((4000, 100, 3), np.uint8)
+    assert limits.fit(small, 1600) is small
+    assert limits.fit(large, 1600).shape == (1600, 40, 3)
+
+
+def test_an_enlarged_mask_covers_the_same_share():
+    mask = np.zeros((40, 40), bool)
+    mask[10:30, 10:30] = True
+    large = limits.enlarge_mask(mask, (400, 800))
+    assert large.shape == (400, 800)
+    assert large.mean() == pytest.approx(mask.mean(), abs=0.01)
+
+
+# ------------------------------------------------------------------------------------ small things
+def test_pngs_come_back_exactly():
+    noise = np.random.default_rng(0).integers(0, 255, (20, 30, 4)).astype(np.uint8)
+    url = pictures.data_url(pictures.png(noise))
+    assert np.array_equal(layers(url)[0], noise)
+
+
+def test_escaped_text_holds_nothing_that_html_or_templates_read():
+    safe = pictures.esc("<b>\"'${x}{{y}}`&")
+    assert not set("<>\"'{}`$") & set(safe.replace("&#123;", "").replace("}", ""))
+
+
+def test_examples_are_listed_and_can_be_read():
+    shown = examples()
+    assert shown
+    for example in shown:
+        assert example.pixels().ndim == 3
+        assert limits.check_phrases(list(example.phrases)) == example.phrases
+
+
+def test_a_click_on_an_example_answers_at_once(desk, file):
+    example = Example(Path(file), ("the disc",))
+    page = callbacks.ground_example(desk, None, Controls("tiny-random", budget=16), example)
+    assert page.session.ask.phrases == ("the disc",)
+    again = callbacks.ground(desk, page.session, Controls("tiny-random", file, "the disc", 8))
+    assert again.session.scene is page.session.scene, "the same pixels, so encoded once"
+
+
+def test_charts_survive_equal_values():
+    flat = np.zeros(9, np.float32)
+    assert "<svg" in charts.histogram(flat, np.arange(9) < 3, 0.0)
+    assert "<svg" in charts.colour_bar(viz.colour_scale(flat), 0.0)
+
+
+def test_every_drawing_has_a_text_alternative(desk, ask):
+    page = callbacks.ground(desk, None, ask)
+    markup = page.masks + page.tokens + page.similarity
+    assert all('alt="' in tag for tag in re.findall(r"<img[^>]+>", markup))
+    for tag in re.findall(r'<svg class="lv-chart[^>]+>', page.similarity):
+        assert "aria-label=" in tag
+
+
+def test_a_lent_gpu_is_asked_for_by_phrases_and_nothing_is_kept(pipe, ask, monkeypatch):
+    asked = []
+
+    def lend(duration):
+        def wrap(function):
+            def call(*args):
+                asked.append(duration(*args))
+                return function(*args)
+
+            return call
+
+        return wrap
+
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    monkeypatch.setitem(sys.modules, "spaces", types.SimpleNamespace(GPU=lend))
+    desk = Desk(Settings(models=("tiny-random",)), lambda name: pipe)
+    wrong = callbacks.ground(desk, None, replace(ask, budget=0))
+    assert wrong.session is None
+    assert not asked, "wrong input is refused before the GPU is asked for"
+    first = callbacks.ground(desk, None, ask)
+    assert first.session.scene is None
+    again = callbacks.ground(desk, first.session, replace(ask, budget=8))
+    assert again.session.pruned.costs.tokens_kept == 8
+    assert asked == [21, 21]
+
+
+def test_elsewhere_the_gpu_decorator_does_nothing(monkeypatch):
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+
+    def work_of_mine():
+        return 1
+
+    assert zero.gpu(lambda: 60)(work_of_mine) is work_of_mine
