@@ -35,22 +35,7 @@ HELP = "compare selection methods over budgets on a data set"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     add_model(parser)
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data",
-        default="scenes",
-        help="scenes (built in), refcoco, refcoco+, refcocog, grefcoco (with /unc, /umd or "
-        "/google if need be), or a JSONL file or its folder (default scenes)",
-    )
-    data.add_argument(
-        "--split",
-        nargs="+",
-        default=None,
-        help="one or several splits (default: val; all lines of a JSONL file)",
-    )
-    data.add_argument("--root", type=Path, help="folder of the RefCOCO files")
-    data.add_argument("--images", type=Path, help="folder of COCO train2014, if not under --root")
-    data.add_argument("--limit", type=int, help="only the first so many pictures of each split")
+    add_data(parser)
     runs = parser.add_argument_group("what is run")
     runs.add_argument(
         "--methods",
@@ -88,6 +73,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Which data set, and which part of it."""
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        default="scenes",
+        help="scenes (built in), refcoco, refcoco+, refcocog, grefcoco (with /unc, /umd or "
+        "/google if need be), or a JSONL file or its folder (default scenes)",
+    )
+    data.add_argument(
+        "--split",
+        nargs="+",
+        default=None,
+        help="one or several splits (default: val; all lines of a JSONL file)",
+    )
+    data.add_argument("--root", type=Path, help="folder of the RefCOCO files")
+    data.add_argument("--images", type=Path, help="folder of COCO train2014, if not under --root")
+    data.add_argument("--limit", type=int, help="only the first so many pictures of each split")
+
+
 def run(args: argparse.Namespace) -> int:
     """Evaluate; the first process writes the report. 1 if anything failed, else 0."""
     from litelvlm.evaluate import run as run_plan
@@ -97,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
 
     logging.basicConfig(format="%(message)s")
     variants = tuple(variants_of(args.methods))
-    sources = _sources(args)
+    sources = sources_of(args)
     processes = _Processes(args.device)
     if args.device is None and processes.count > 1:
         args.device = str(processes.device)
@@ -157,7 +162,8 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _sources(args: argparse.Namespace) -> Sequence[Source]:
+def sources_of(args: argparse.Namespace) -> Sequence[Source]:
+    """The sources that the options of `add_data` name."""
     from litelvlm.data.folder import Folder
     from litelvlm.data.refcoco import SPLITS, RefCOCO
     from litelvlm.data.samples import SceneSource
