@@ -288,17 +288,16 @@ class Pipeline:
         self._check_length(sequences)
 
         layer_tokens, kept_inside = None, None
+        answers = [self.config.prompt.answer] * len(phrases)
         if mode == "generate":
             states, answers = self._generate(profiler, sequences, max_new_tokens)
         elif inside:
             states, layer_tokens, kept_inside = self._prune_inside(
                 profiler, sequences, prompts, rule, budget
             )
-            answers = [""] * len(phrases)
         else:
             every = profiler.run("llm_prefill", self.language.prefill, sequences)
             states = self._seg_states(every, prompts, kept)
-            answers = [""] * len(phrases)
         low_res = profiler.run("mask_decode", self._decode, scene.segmenter, states)
 
         results = []
@@ -309,7 +308,7 @@ class Pipeline:
                     scene,
                     phrase,
                     low_res[index],
-                    answers[index] or self.config.prompt.answer,
+                    answers[index],
                     self._token_map(
                         scene.frame, selection, kept_inside, row, index if joint else 0
                     ),
@@ -322,8 +321,9 @@ class Pipeline:
             tokens_kept=kept if kept_inside is None else kept_inside.shape[1],
             llm_tokens=sequences.embeds.shape[1],
             weight_bytes=self.weight_bytes,
-            kv_cache_bytes=self.language.kv_bytes_per_token
-            * (sequences.embeds.shape[1] if layer_tokens is None else max(layer_tokens[-1], 1)),
+            kv_cache_bytes=_cache_bytes(
+                self.language.kv_bytes_per_token, layer_tokens or (sequences.embeds.shape[1],)
+            ),
             device=_device_name(self.device),
             dtype=str(self.dtype).removeprefix("torch."),
             method=method if pruned else "none",
@@ -334,7 +334,8 @@ class Pipeline:
             "budget": budget,
             "split": options.split,
             "order": options.order,
-            "positions": positions,
+            # Methods inside the language model number by their own rule.
+            "positions": rule.positions if inside else positions,
             "context": options.context,
             "text": text,
             "mode": mode,
@@ -398,14 +399,11 @@ class Pipeline:
         rows = hidden.shape[0]
 
         def view(index: int) -> Any:
-            block = self.encoder.block(tokens, index)
-            return type(block)(
-                block.query.expand(rows, -1),
-                block.keys.expand(rows, -1, -1),
-                block.values.expand(rows, -1, -1),
-                block.heads,
-            )
+            return self.encoder.block(tokens, index).expand(rows)
 
+        llm = None
+        if "llm" in rule.needs:  # once a picture, not once a phrase
+            llm = self.model.projector(tokens.hidden).expand(rows, -1, -1)
         projected = self.encoder.project(tokens).expand(rows, -1, -1)
         chosen: Any = rule.rule(
             TokenView(
@@ -418,7 +416,7 @@ class Pipeline:
                 last=view(-1),
                 penultimate=view(-2) if "penultimate" in rule.needs else None,
                 early=view(self.encoder.early) if "early" in rule.needs else None,
-                llm=self.model.projector(hidden) if "llm" in rule.needs else None,
+                llm=llm,
             ),
             budget,
             options,
@@ -598,6 +596,11 @@ def _one_of(kind: str, given: Any, known: Sequence[str]) -> str:
     if given not in known:
         raise InputError(f"{kind} must be one of {', '.join(known)}, got {str(given)[:40]!r}")
     return given
+
+
+def _cache_bytes(per_token: int, layer_tokens: Sequence[int]) -> int:
+    """Bytes of keys and values; every layer holds those of the tokens it was given."""
+    return per_token * sum(layer_tokens) // len(layer_tokens)
 
 
 def _array(scores: Tensor | None, *index: int) -> np.ndarray | None:

@@ -59,10 +59,12 @@ class Costs:
     Attributes:
         stages: one entry a stage, in the order of the data flow.
         tokens_total: N, patch tokens of the picture.
-        tokens_kept: image tokens that entered the language model, per phrase.
+        tokens_kept: image tokens that entered the language model, per phrase; for a method that
+            prunes inside it: that reached its last layer.
         llm_tokens: length of the longest sequence that entered the language model: text + image.
         weight_bytes: bytes of all weights of the model.
-        kv_cache_bytes: bytes of keys and values for `llm_tokens` positions of one phrase.
+        kv_cache_bytes: bytes of keys and values for `llm_tokens` positions of one phrase, or for
+            `layer_tokens` in each layer.
         device: for example "cpu" or "cuda:0 (NVIDIA H200)".
         dtype: for example "float32".
         method: name of the selection method, "none" for the unpruned model.

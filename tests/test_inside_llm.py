@@ -59,6 +59,21 @@ def test_the_full_budget_equals_the_models_own_forward(llama, name, padding):
     assert result.attention_bytes == 0
 
 
+@pytest.mark.parametrize("name", INSIDE)
+@torch.no_grad()
+def test_padding_on_the_left_is_not_read(llama, name):
+    embeds, mask, positions = sequence()
+    mask = mask.clone()
+    mask[0, :2] = 0
+    changed = embeds.clone()
+    changed[0, :2] += 1.0
+    first, second = (
+        METHODS[name].rule(llama, given, mask, positions, SPAN, 7) for given in (embeds, changed)
+    )
+    assert torch.equal(first.kept, second.kept)
+    torch.testing.assert_close(first.hidden[:, 2:], second.hidden[:, 2:], atol=1e-6, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["fastv", "pyramiddrop"])
 def test_the_budget_is_what_reaches_the_last_layer(llama, name):
     for budget in range(1, COUNT):

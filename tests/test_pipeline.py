@@ -157,6 +157,28 @@ def test_rows_of_unequal_length_generate_as_if_alone(pipe, scene):
         assert alone.text == together[index].text
 
 
+def test_decoding_again_from_one_cache_gives_the_same(pipe, scene, monkeypatch):
+    """A full profile runs the stage twice; the second run must not see what the first wrote."""
+    head, states = pipe.model.language.lm_head, []
+
+    class Recorder(torch.nn.Module):
+        def forward(self, state):
+            states.append(state.clone())
+            return head(state)
+
+    monkeypatch.setitem(pipe.model.language._modules, "lm_head", Recorder())
+    prompts = pipe._prompts(PHRASES, False, "generate")
+    image = pipe.model.projector(scene.tokens.hidden).expand(2, -1, -1)
+    sequences = pipe.language.assemble(prompts, image, None, pipe.tokens_total)
+    cache, state = pipe.language.start(sequences)
+    lengths = []
+    for _ in range(2):
+        pipe.language.decode(sequences, cache, state, 5)
+        lengths.append(cache.get_seq_length())
+    assert lengths == [sequences.embeds.shape[1] + 4] * 2
+    torch.testing.assert_close(torch.stack(states[5:]), torch.stack(states[:5]), atol=0, rtol=0)
+
+
 class Parrot(torch.nn.Module):
     """A language-model head that says given tokens, whatever the state."""
 
@@ -183,6 +205,49 @@ def test_none_one_or_several_seg_tokens_are_handled(pipe, scene, monkeypatch, sc
         assert not result.mask.any()
     else:
         assert result.low_res_logits is not None
+
+
+def test_an_empty_answer_is_not_passed_off_as_the_template(pipe, scene, monkeypatch):
+    monkeypatch.setitem(pipe.model.language._modules, "lm_head", Parrot([2], 320))
+    assert pipe.ground(scene, "a disc", 16, mode="generate")[0].text == ""
+    monkeypatch.undo()
+    assert pipe.ground(scene, "a disc", 16)[0].text == pipe.config.prompt.answer
+
+
+@pytest.mark.parametrize("index", [-1, -2, None])
+def test_class_attention_is_the_row_of_the_real_attention(pipe, scene, index):
+    index = pipe.encoder.early if index is None else index
+    layer = pipe.encoder.clip.visual.transformer.resblocks[index]
+    states = layer.ln_1(scene.tokens.inputs[index])
+    _, weights = layer.attn(states, states, states, average_attn_weights=False)
+    attention = pipe.encoder.block(scene.tokens, index).expand(2).attention
+    assert (attention.sum(-1) < 1).all()  # the class token attends to itself too
+    for row in attention:
+        torch.testing.assert_close(row, weights[0, :, 0, 1:], atol=1e-6, rtol=1e-5)
+
+
+def test_text_blind_projection_runs_once_a_picture(pipe, scene):
+    seen = []
+    handle = pipe.model.projector.register_forward_pre_hook(
+        lambda _, given: seen.append(tuple(given[0].shape[:2]))
+    )
+    with handle:
+        pipe.ground(scene, PHRASES, 16, method="divprune")
+    assert seen == [(1, pipe.tokens_total), (2, 16)]
+
+
+def test_the_cache_of_a_method_inside_is_counted_layer_by_layer(pipe, scene):
+    costs = pipe.ground(scene, "a disc", 16, method="fastv").costs
+    full, left = costs.llm_tokens, costs.llm_tokens - pipe.tokens_total + 16
+    assert costs.layer_tokens == (full, full, left)
+    assert costs.kv_cache_bytes == 2 * 64 * 4 * (full + full + left)
+
+
+def test_settings_state_the_positions_a_method_inside_really_uses(pipe, scene):
+    for method, positions in (("fastv", "original"), ("pyramiddrop", "compact")):
+        for asked in ("compact", "original"):
+            results = pipe.ground(scene, "a disc", 16, method=method, positions=asked)
+            assert results.settings["positions"] == positions
 
 
 def test_phrases_can_share_one_prompt_and_one_selection(pipe, scene):

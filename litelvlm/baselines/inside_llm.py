@@ -15,7 +15,8 @@ Signature: rule(llama, inputs_embeds, attention_mask, position_ids, image_span, 
     position_ids (P, S); image_span (start, stop), rows of the N image tokens in the sequence;
     budget 1..N.
 
-Layer numbers of the papers are for 32 layers; other depths use the same fraction of the depth.
+Layer numbers of the papers are for 32 layers; other depths use the same fraction of the depth,
+except for FastV, whose two layers are two layers everywhere.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class _State:
         numbers: (P, M), patch numbers of the image tokens left, -1 for merged ones.
         start: row of the first image token.
         cosine_sine: rotary tables for `positions`.
+        layer_mask: what a layer takes as its mask; None where it is causal by itself.
     """
 
     hidden: Tensor
@@ -51,6 +53,7 @@ class _State:
     numbers: Tensor
     start: int
     cosine_sine: tuple[Tensor, Tensor]
+    layer_mask: Tensor | None
 
     @property
     def image(self) -> slice:
@@ -197,14 +200,20 @@ def _begin(
     check_budget(budget, stop - start)
     device = inputs_embeds.device
     position_ids = position_ids.expand(phrases, -1)
+    mask = attention_mask.bool().expand(phrases, -1)
+    # Fused kernels are causal by themselves, and nothing real looks ahead at padding on the right.
+    # Asked once: the answer waits for the device, and dropping image tokens does not change it.
+    fused = llama.config._attn_implementation.startswith(("sdpa", "flash"))
+    bare = fused and not bool((mask[:, 1:] & ~mask[:, :-1]).any())
     return _State(
         hidden=inputs_embeds,
-        mask=attention_mask.bool().expand(phrases, -1),
+        mask=mask,
         positions=position_ids,
         places=torch.arange(length, device=device).expand(phrases, -1),
         numbers=torch.arange(stop - start, device=device).expand(phrases, -1),
         start=start,
         cosine_sine=llama.rotary_emb(inputs_embeds, position_ids=position_ids),
+        layer_mask=None if bare else _layer_mask(inputs_embeds, mask, llama),
     ), _Trace()
 
 
@@ -213,7 +222,7 @@ def _step(state: _State, layer: Any, trace: _Trace, llama: Any) -> _State:
     trace.layer_tokens.append(state.hidden.shape[1])
     hidden = layer(
         state.hidden,
-        attention_mask=_layer_mask(state, llama.config._attn_implementation),
+        attention_mask=state.layer_mask,
         position_ids=state.positions,
         position_embeddings=state.cosine_sine,
     )
@@ -230,18 +239,15 @@ def _finish(state: _State, trace: _Trace, llama: Any) -> InsideResult:
     )
 
 
-def _layer_mask(state: _State, implementation: str) -> Tensor | None:
-    """The mask a layer expects: none where it is causal by itself, (P, S) for flash kernels."""
-    padded = not bool(state.mask.all())
-    if implementation.startswith("flash"):
-        return state.mask if padded else None
-    if implementation == "sdpa" and not padded:
-        return None
-    length = state.hidden.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=state.hidden.device).tril()
-    allowed = causal & state.mask[:, None, None, :]  # (P, 1, S, S)
-    least = torch.finfo(state.hidden.dtype).min
-    return torch.zeros_like(allowed, dtype=state.hidden.dtype).masked_fill(~allowed, least)
+def _layer_mask(hidden: Tensor, mask: Tensor, llama: Any) -> Tensor:
+    """What a layer takes as its mask: (P, S) for flash kernels, else (P, 1, S, S) to be added."""
+    if llama.config._attn_implementation.startswith("flash"):
+        return mask
+    length = hidden.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=hidden.device).tril()
+    allowed = causal & mask[:, None, None, :]
+    least = torch.finfo(hidden.dtype).min
+    return torch.zeros_like(allowed, dtype=hidden.dtype).masked_fill(~allowed, least)
 
 
 def _last_row(state: _State, layer: Any, trace: _Trace) -> Tensor:
@@ -308,14 +314,16 @@ def _drop(
     if merged:
         numbers = torch.cat([numbers, numbers.new_full((phrases, merged), -1)], dim=1)
     hidden = cut(state.hidden, extra)
+    mask = cut(state.mask, filled(state.mask, 1))
     return replace(
         state,
         hidden=hidden,
-        mask=cut(state.mask, filled(state.mask, 1)),
+        mask=mask,
         positions=positions,
         places=cut(state.places, filled(state.places, -1)),
         numbers=numbers,
         cosine_sine=llama.rotary_emb(hidden, position_ids=positions),
+        layer_mask=None if state.layer_mask is None else _layer_mask(hidden, mask, llama),
     )
 
 

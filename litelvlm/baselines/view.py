@@ -20,7 +20,7 @@ class BlockView:
         keys: (B, N, D), keys of the patches.
         values: (B, N, D), values of the patches.
         attention: (B, heads, N), what the class token attends to: its softmax row, columns of
-            the patches. For a tower without a class token, the mean query takes its place.
+            the patches. The class token's own column counts in the softmax but is left out.
     """
 
     query: Tensor

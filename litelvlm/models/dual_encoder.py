@@ -47,23 +47,35 @@ class BlockQKV:
 
     Attributes:
         query: (B, D), unscaled, heads side by side.
+        own_key: (B, D), key of the class token itself.
         keys: (B, N, D).
         values: (B, N, D).
         heads: number of heads in D.
     """
 
     query: Tensor
+    own_key: Tensor
     keys: Tensor
     values: Tensor
     heads: int
 
+    def expand(self, rows: int) -> BlockQKV:
+        """A block of one picture as `rows` equal ones, without a copy."""
+        parts = (self.query, self.own_key, self.keys, self.values)
+        return BlockQKV(*(part.expand(rows, *part.shape[1:]) for part in parts), self.heads)
+
     @property
     def attention(self) -> Tensor:
-        """(B, heads, N) float32: attention of the class token over the patches, softmaxed."""
-        batch, patches, width = self.keys.shape
-        keys = self.keys.float().view(batch, patches, self.heads, -1)
-        query = self.query.float().view(batch, 1, self.heads, -1)
-        return ((keys * query).sum(-1) / (width // self.heads) ** 0.5).softmax(1).transpose(1, 2)
+        """(B, heads, N) float32: what the class token attends to, columns of the patches.
+
+        The softmax includes the class token's own column, so a row sums to less than one, and a
+        head that looks mostly at the class token says little about the patches.
+        """
+        keys = torch.cat([self.own_key.unsqueeze(1), self.keys], dim=1).float()
+        keys = keys.unflatten(-1, (self.heads, -1))  # (B, 1 + N, heads, d)
+        query = self.query.float().unflatten(-1, (self.heads, -1)).unsqueeze(1)
+        logits = (keys * query).sum(-1) / keys.shape[-1] ** 0.5
+        return logits.softmax(1)[:, 1:].transpose(1, 2)
 
 
 def build_clip(config: dict[str, Any]) -> nn.Module:
@@ -166,11 +178,12 @@ class DualEncoder:
         attention = block.attn
         w_q, w_k, w_v = attention.in_proj_weight.chunk(3)
         b_q, b_k, b_v = attention.in_proj_bias.chunk(3)
-        patches = states[:, 1:]
+        keys = F.linear(states, w_k, b_k)
         return BlockQKV(
             query=F.linear(states[:, 0], w_q, b_q),
-            keys=F.linear(patches, w_k, b_k),
-            values=F.linear(patches, w_v, b_v),
+            own_key=keys[:, 0],
+            keys=keys[:, 1:],
+            values=F.linear(states[:, 1:], w_v, b_v),
             heads=attention.num_heads,
         )
 

@@ -156,9 +156,7 @@ class LanguageModel:
             use_cache=False,
         ).last_hidden_state
         if states.shape[:2] != sequences.embeds.shape[:2]:
-            raise RuntimeError(
-                f"{sequences.embeds.shape} went in, {states.shape} came out"
-            )
+            raise RuntimeError(f"{sequences.embeds.shape} went in, {states.shape} came out")
         return states
 
     def start(self, sequences: Sequences) -> tuple[DynamicCache, Tensor]:
@@ -178,11 +176,11 @@ class LanguageModel:
     def decode(
         self, sequences: Sequences, cache: DynamicCache, state: Tensor, max_new_tokens: int
     ) -> list[Generation]:
-        """Greedy decoding after `start`; rows stop at the end token. The cache is used up.
+        """Greedy decoding after `start`; rows stop at the end token. The cache grows.
 
         Args:
             sequences: as given to `start`.
-            cache: from `start`.
+            cache: from `start`; what an earlier call added to it is forgotten first.
             state: (P, L), from `start`.
             max_new_tokens: at most so many tokens a row.
 
@@ -191,6 +189,8 @@ class LanguageModel:
         """
         device = state.device
         rows, width = sequences.embeds.shape[:2]
+        if (written := cache.get_seq_length() - width) > 0:
+            cache.crop(-written)
         lengths = torch.tensor(sequences.lengths, device=device)
         row = torch.arange(rows, device=device)
         position = sequences.positions[row, lengths - 1]
