@@ -31,7 +31,7 @@ from litelvlm.evaluation.plan import (
     picture_seed,
     variants_of,
 )
-from litelvlm.evaluation.records import Item, Memory, Store, Unit, merge
+from litelvlm.evaluation.records import Item, Key, Memory, Store, Unit, merge
 from litelvlm.evaluation.summary import summarise
 from litelvlm.metrics import overlap, reversal_auc, token_recall
 
@@ -74,7 +74,9 @@ def evaluate(
     Raises:
         InputError: unknown method or setting, budget out of range, data that cannot be read.
     """
-    source = samples if hasattr(samples, "samples") else SampleList("samples", list(samples))
+    source: Any = samples
+    if not hasattr(samples, "samples"):
+        source = SampleList("samples", list(samples))
     if "seeds" in settings:
         settings["seeds"] = tuple(settings["seeds"])
     plan = Plan(tuple(variants_of(methods)), tuple(budgets), **settings)
@@ -98,7 +100,7 @@ def run(
     if plan.limit is not None:
         # Of the first so many pictures of the whole, those that fell to this share.
         groups = islice(groups, -(-max(plan.limit - share[0], 0) // share[1]))
-    wanted = []
+    wanted: list[Key] = []
     for group in _bar(groups, source.name, progress):
         picture = group[0].picture
         keys = {unit: (source.name, picture, unit[0].label, *unit[1:]) for unit in units}

@@ -65,8 +65,8 @@ class Tower:
     clip: nn.Module
     tokenize: Callable[[list[str]], Tensor]
     size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     @torch.inference_mode()
     def text(self, phrases: Sequence[str], form: str) -> Tensor:

@@ -282,8 +282,8 @@ def nuwa_cells(view: TokenView, budget: int, options: SelectionOptions) -> Selec
     cells = _windows(view.grid, 2, 2).to(score.device)
     place = _place_within(score, cells)
     # The least n with at least K patches put forward; border cells may hold fewer than four.
-    enough = [(place[0] < n).sum() >= budget for n in range(1, 5)]
-    candidates = place <= enough.index(True)
+    least = next(n for n in range(1, 5) if int((place[0] < n).sum()) >= budget)
+    candidates = place < least
     return in_raster_order(best(score.masked_fill(~candidates, -torch.inf), budget))
 
 

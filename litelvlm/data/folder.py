@@ -153,4 +153,4 @@ def _read_mask(path: Path, image_hw: tuple[int, int]) -> np.ndarray:
         raise InputError(f"{path.name}: no such mask") from None
     except (OSError, SyntaxError) as fault:
         raise InputError(f"{path.name}: not a readable mask ({str(fault)[:60]})") from None
-    return values.astype(bool) if values.ndim == 2 else values.any(axis=-1)
+    return (values if values.ndim == 2 else values.max(axis=-1)) > 0

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from litelvlm.errors import InputError
+
+if TYPE_CHECKING:
+    from litelvlm.data.scenes import Scene
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,11 @@ class SceneSource:
 
         index, count = check_share(share)
         split, _, half = self.split.partition("-")
-        scenes = enumerate(benchmark(split))
-        if half:
-            scenes = ((n, pair) for n, pair in scenes if n % 2 == (half == "b"))
-        for place, (number, (scene, expression)) in enumerate(scenes):
+        place = -1
+        for number, (scene, expression) in enumerate(benchmark(split)):
+            if half and number % 2 != (half == "b"):
+                continue
+            place += 1
             if place % count == index:
                 picture = f"{split}-{number:04d}"
                 yield Sample(
@@ -146,12 +150,22 @@ def training_scenes(count: int, first: int = 1_000_000) -> SampleList:
                     id=f"train-{seed}-{place}",
                     picture=f"train-{seed}",
                     text=expression.text,
-                    image=lambda seed=seed: scene(seed).image,
-                    mask=lambda _, seed=seed, targets=expression.targets: scene(seed).mask(targets),
+                    image=partial(_image, scene, seed),
+                    mask=partial(_mask, scene, seed, expression.targets),
                     kind=expression.kind,
                 )
             )
     return SampleList(f"scenes/train-{first}", given)
+
+
+def _image(scene: Callable[[int], Scene], seed: int) -> np.ndarray:
+    return scene(seed).image
+
+
+def _mask(
+    scene: Callable[[int], Scene], seed: int, targets: tuple[int, ...], _: tuple[int, int]
+) -> np.ndarray:
+    return scene(seed).mask(targets)
 
 
 def by_picture(samples: Iterator[Sample]) -> Iterator[list[Sample]]:

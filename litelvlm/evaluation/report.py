@@ -116,8 +116,9 @@ def paper_table(rows: Sequence[Row]) -> list[str]:
             _number(table[(*pair, s)].ciou, 100, 1) if (*pair, s) in table else "–" for s in sources
         ]
         title = next(row.title for row in rows if (row.budget, row.variant) == pair)
-        relative = averages[pair] / whole if averages[pair] and whole else None
-        average = _number(averages[pair], 100, 1)
+        own = averages[pair]
+        relative = own / whole if own is not None and whole else None
+        average = _number(own, 100, 1)
         average = f"**{average}**" if best else average
         lines.append(
             f"| {pair[0]} | {title} | {' | '.join(cells)} | {average} | "

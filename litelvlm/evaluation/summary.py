@@ -174,7 +174,9 @@ def _row(
         ciou=ciou,
         ciou_deviation=ciou_deviation,
         precision={
-            f"{at}": over_seeds(lambda items, at=at: share_above(map(_counts, items), at))[0]
+            f"{at}": mean_and_deviation([share_above(map(_counts, items), at) for items in seeds])[
+                0
+            ]
             for at in THRESHOLDS
         },
         recall=over_seeds(lambda items: _mean([item.recall for item in items]))[0],
@@ -182,10 +184,8 @@ def _row(
         giou_relative=_percent(giou, whole[0]),
         ciou_relative=_percent(ciou, whole[1]),
         by_kind={
-            kind: over_seeds(
-                lambda items, kind=kind: _nan_to_none(
-                    mean_iou(_counts(item) for item in items if item.kind == kind)
-                )
+            kind: mean_and_deviation(
+                [mean_iou(_counts(item) for item in items if item.kind == kind) for items in seeds]
             )[0]
             for kind in kinds
         },
@@ -210,10 +210,6 @@ def _counts(item: Item) -> tuple[int, int]:
 def _mean(values: Sequence[float | None]) -> float | None:
     given = [value for value in values if value is not None]
     return float(np.mean(given)) if given else None
-
-
-def _nan_to_none(value: float) -> float | None:
-    return None if np.isnan(value) else value
 
 
 def _percent(value: float | None, whole: float | None) -> float | None:
