@@ -350,8 +350,8 @@ def _raters(state: _State) -> Tensor:
 
 def _stages(budget: int, count: int) -> tuple[int, int, int]:
     """Image tokens after the three cuts, from the code's table for 576 patches, interpolated."""
-    table = ((0, 0, 0, 0), (64, 66, 30, 17), (96, 238, 48, 26), (128, 303, 110, 36))
-    table += ((192, 300, 200, 110), (576, 576, 576, 576))
+    table = [(0, 0, 0, 0), (64, 66, 30, 17), (96, 238, 48, 26), (128, 303, 110, 36)]
+    table += [(192, 300, 200, 110), (576, 576, 576, 576)]
     wanted = budget * 576 / count
     for low, high in pairwise(table):
         if wanted <= high[0]:

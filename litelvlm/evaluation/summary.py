@@ -50,12 +50,12 @@ class Row:
     giou_error: float | None
     ciou: float | None
     ciou_deviation: float | None
-    precision: dict[str, float] = field(default_factory=dict)
+    precision: dict[str, float | None] = field(default_factory=dict)
     recall: float | None = None
     auc: float | None = None
     giou_relative: float | None = None
     ciou_relative: float | None = None
-    by_kind: dict[str, float] = field(default_factory=dict)
+    by_kind: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
