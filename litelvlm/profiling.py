@@ -56,7 +56,7 @@ class Profiler:
     """Runs stages one by one and notes what each costs.
 
     Args:
-        device: where the stages run; a CUDA device is synchronised around each.
+        device: where the stages run; a GPU is synchronised around each.
         profile: "time" measures wall time (and peak memory on CUDA, which is free); "full" runs
             each stage twice and measures everything.
     """
@@ -74,19 +74,25 @@ class Profiler:
         if self.profile == "full":
             flops, peak = count(work, *args, **kwargs)
         on_cuda = self.device.type == "cuda"
+        self._wait()
         if on_cuda:
-            torch.cuda.synchronize(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
             before = torch.cuda.memory_allocated(self.device)
         start = time.perf_counter()
         result = work(*args, **kwargs)
-        if on_cuda:
-            torch.cuda.synchronize(self.device)
+        self._wait()
         ms = (time.perf_counter() - start) * 1e3
         if on_cuda:
             peak = torch.cuda.max_memory_allocated(self.device) - before
         self.costs.append(StageCost(stage, ms, peak, flops))
         return result
+
+    def _wait(self) -> None:
+        """Until the device has done all it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
 
 
 def count(work: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[int, int]:

@@ -63,6 +63,19 @@ def test_a_full_profile_fills_everything_in():
     assert profiler.costs[0].peak_bytes == 64
 
 
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_the_clock_waits_for_the_device_before_and_after(kind, monkeypatch):
+    steps = []
+    monkeypatch.setattr(getattr(torch, kind), "synchronize", lambda *_: steps.append("wait"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 0)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda *_: 7)
+    profiler = Profiler(torch.device(kind))
+    profiler.run("work", steps.append, "work")
+    assert steps == ["wait", "work", "wait"]
+    assert profiler.costs[0].peak_bytes == (7 if kind == "cuda" else None)
+
+
 def test_a_cost_reads_well_with_and_without_figures():
     assert str(StageCost("select", 1.25)).split() == ["select", "1.2", "ms"]
     assert "2.0 MiB" in str(StageCost("select", 1.25, 2**21, 10**9))

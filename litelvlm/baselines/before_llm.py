@@ -173,9 +173,13 @@ def vispruner(view: TokenView, budget: int, options: SelectionOptions) -> Select
     order = best(_attended(view), view.hidden.shape[1])
     important, rest = order[:, : budget // 2], order[:, budget // 2 :]
     unit = F.normalize(view.hidden.float(), dim=-1)
+    cosine = unit @ unit.transpose(1, 2)  # once for all rounds
     while surplus := rest.shape[1] - (budget - budget // 2):
         even, odd = rest[:, ::2], rest[:, 1::2]
-        partner = (gather_tokens(unit, even) @ gather_tokens(unit, odd).transpose(1, 2)).amax(-1)
+        pairs = gather_tokens(cosine, even).gather(
+            2, odd.unsqueeze(1).expand(-1, even.shape[1], -1)
+        )
+        partner = pairs.amax(dim=-1)
         distinct = partner.argsort(dim=-1, descending=True, stable=True)[:, min(8, surplus) :]
         rest = torch.cat([even.gather(1, distinct), odd], dim=1)
     return in_raster_order(torch.cat([important, rest], dim=1))
