@@ -198,16 +198,16 @@ def register(desk: Desk) -> None:
     with gr.Column(visible=False):
         inputs: dict[str, Any] = {
             "image": Picture(type="filepath", image_mode=None, label="image"),
-            "phrases": Raw("phrases", _TEXT, "the red apple\nthe cat"),
-            "budget": Raw("budget", _optional(budget), max(1, total // 3)),
-            "method": Raw("method", _TEXT, "litelvlm", "litelvlm"),
-            "split": Raw("split", _optional(_TEXT, {"type": "number"})),
-            "order": Raw("order", _optional(_TEXT)),
-            "positions": Raw("positions", _optional(_TEXT)),
-            "context": Raw("context", _optional(_TEXT)),
-            "text": Raw("text", _optional(_TEXT)),
-            "mode": Raw("mode", _TEXT, "forced", "forced"),
-            "model": Raw("model", _optional(_TEXT)),
+            "phrases": _raw("phrases", _TEXT, "the red apple\nthe cat"),
+            "budget": _raw("budget", _optional(budget), max(1, total // 3)),
+            "method": _raw("method", _TEXT, "litelvlm", "litelvlm"),
+            "split": _raw("split", _optional(_TEXT, {"type": "number"})),
+            "order": _raw("order", _optional(_TEXT)),
+            "positions": _raw("positions", _optional(_TEXT)),
+            "context": _raw("context", _optional(_TEXT)),
+            "text": _raw("text", _optional(_TEXT)),
+            "mode": _raw("mode", _TEXT, "forced", "forced"),
+            "model": _raw("model", _optional(_TEXT)),
         }
         start = gr.Button("start", visible=False)
         overlay = gr.Image(format="png", label="overlay", type="numpy")
@@ -216,6 +216,10 @@ def register(desk: Desk) -> None:
         _tie(start, endpoints.ground, list(inputs.values()), [overlay, record])
         _tie(start, endpoints.compare, list(inputs.values()), [record])
         _tie(start, endpoints.sweep, few, [record])
+
+
+def _raw(name: str, kind: dict[str, Any], example: Any = None, value: str | None = None) -> Raw:
+    return Raw(value, label=name, kind=kind, example=example)
 
 
 def _optional(*kinds: dict[str, Any]) -> dict[str, Any]:

@@ -31,20 +31,21 @@ class Raw(gr.Textbox):
     """An input for programs: any JSON value, checked by the endpoint itself.
 
     Args:
-        name: of the parameter.
+        value: where none is sent; None for "must be sent".
+        label: name of the parameter.
         kind: JSON schema of the value, with its bounds.
         example: a value that works.
-        default: value where none is sent.
     """
 
     is_template = True
 
+    # Gradio hands out what its own arguments are called; so these keep its names.
     def __init__(
-        self, name: str, kind: dict[str, Any], example: Any = None, default: str | None = None
+        self, value: str | None = None, *, label: str, kind: dict[str, Any], example: Any = None
     ) -> None:
         self.kind = kind
         self.example = example
-        super().__init__(value=default, label=name)
+        super().__init__(value=value, label=label)
 
     def preprocess(self, payload: Any) -> Any:
         """The value as sent."""

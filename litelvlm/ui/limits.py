@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
+import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -155,7 +157,7 @@ class _TooLarge(Exception):
 
 
 class RequestGuard:
-    """ASGI middleware: size of requests, upload budget, cross-site calls, security headers.
+    """ASGI middleware: size of requests, upload budget, foreign addresses, security headers.
 
     Args:
         app: the application behind it.
@@ -165,6 +167,8 @@ class RequestGuard:
             about that long, so this bounds the disk.
         window_s: seconds.
         same_site: refuse requests that a browser marks as sent by another site.
+        remote_files: let a request name a picture by its web address, which the server would
+            fetch. Pictures inlined as data: URLs are refused always.
     """
 
     def __init__(
@@ -176,6 +180,7 @@ class RequestGuard:
         window_bytes: int,
         window_s: float,
         same_site: bool = True,
+        remote_files: bool = False,
     ) -> None:
         self.app = app
         self.body_bytes = body_bytes
@@ -183,6 +188,7 @@ class RequestGuard:
         self.window_bytes = window_bytes
         self.window_s = window_s
         self.same_site = same_site
+        self.schemes = ("data:",) if remote_files else ("data:", "http:", "https:", "ftp:", "//")
         self.admitted: deque[tuple[float, int]] = deque()
         self.sum = 0
 
@@ -191,33 +197,66 @@ class RequestGuard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = False
 
         async def with_headers(message: MutableMapping[str, Any]) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
             await send(message)
 
-        refusal = None
+        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            if _FOREIGN.search(scope["path"]):
+                await _answer(with_headers, 403, "Files of other hosts are not handed on.")
+                return
+            await self.app(scope, receive, with_headers)
+            return
         upload = scope["path"].rstrip("/").endswith("/upload")
         limit = self.upload_bytes if upload else self.body_bytes
-        if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
-            headers = {key.lower(): value for key, value in scope["headers"]}
-            length = headers.get(b"content-length", b"")
-            size = int(length) if length.isdigit() else None
-            if self.same_site and headers.get(b"sec-fetch-site") == b"cross-site":
-                refusal = (403, "Requests from other sites are not answered.")
-            elif size is not None and size > limit:
-                refusal = (413, self._too_large(limit))
-            elif upload and not self._admit(limit if size is None else size):
-                refusal = (503, "Too many uploads at the moment: try again in a few minutes.")
-        if refusal:
-            await _answer(with_headers, *refusal)
-            return
+        headers = {key.lower(): value for key, value in scope["headers"]}
+        length = headers.get(b"content-length", b"")
+        size = int(length) if length.isdigit() else None
+        if self.same_site and headers.get(b"sec-fetch-site") == b"cross-site":
+            await _answer(with_headers, 403, "Requests from other sites are not answered.")
+        elif size is not None and size > limit:
+            await _answer(with_headers, 413, _too_large(limit))
+        elif upload:
+            if self._admit(limit if size is None else size):
+                await self._stream(scope, receive, with_headers, limit)
+            else:
+                text = "Too many uploads at the moment: try again in a few minutes."
+                await _answer(with_headers, 503, text)
+        else:
+            await self._whole(scope, receive, with_headers, limit)
 
-        received = 0
+    async def _whole(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        """Read the body, check it, and only then pass the request on."""
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return  # the client has gone
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > limit:
+                await _answer(send, 413, _too_large(limit))
+                return
+        fault = _fault(body, self.schemes, call=bool(_CALL.search(scope["path"])))
+        if fault:
+            await _answer(send, 422, fault)
+            return
+        given = False
+
+        async def replay() -> MutableMapping[str, Any]:
+            nonlocal given
+            if given:
+                return await receive()
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, replay, send)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        """Pass the body on as it comes, up to the limit."""
+        received, started = 0, False
 
         async def counted() -> MutableMapping[str, Any]:
             nonlocal received
@@ -227,11 +266,17 @@ class RequestGuard:
                 raise _TooLarge
             return message
 
-        try:
-            await self.app(scope, counted, with_headers)
-        except _TooLarge:
-            if not started:
-                await _answer(with_headers, 413, self._too_large(limit))
+        async def noted(message: MutableMapping[str, Any]) -> None:
+            nonlocal started
+            if received > limit and not started:
+                return  # what the application makes of the cut is replaced below
+            started = True
+            await send(message)
+
+        with contextlib.suppress(_TooLarge):
+            await self.app(scope, counted, noted)
+        if received > limit and not started:
+            await _answer(send, 413, _too_large(limit))
 
     def _admit(self, size: int) -> bool:
         now = time.monotonic()
@@ -243,9 +288,43 @@ class RequestGuard:
         self.sum += size
         return True
 
-    @staticmethod
-    def _too_large(limit: int) -> str:
-        return f"This is too large: at most {limit / 1e6:.0f} MB are taken."
+
+def _too_large(limit: int) -> str:
+    return f"This is too large: at most {limit / 1e6:.0f} MB are taken."
+
+
+# Paths under which Gradio would ask other hosts, and those under which it runs a callback.
+_FOREIGN = re.compile(r"/(file|proxy)[=/]\s*([a-z][a-z0-9+.-]*:|//)", re.IGNORECASE)
+_CALL = re.compile(r"/(call|run|api|queue)/")
+
+
+def _fault(body: bytes, schemes: tuple[str, ...], call: bool) -> str | None:
+    """What is wrong with the body of a request, or None.
+
+    Args:
+        body: as received.
+        schemes: beginnings of addresses that a file record must not have.
+        call: whether the request calls an endpoint, so that its form is known.
+    """
+    try:
+        record = json.loads(body)
+    except (ValueError, RecursionError):
+        record = None
+    if call and not (isinstance(record, dict) and isinstance(record.get("data", []), list)):
+        return "The body must be a JSON object with a list named data."
+    waiting = [record]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            path, url = value.get("path"), value.get("url")
+            if isinstance(path, str) and path.strip().lower().startswith(schemes):
+                return "Upload the picture first; web addresses are not taken."
+            if isinstance(url, str) and url.strip().lower().startswith("data:"):
+                return "Upload the picture first; data: URLs are not taken."
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return None
 
 
 _HEADERS = [

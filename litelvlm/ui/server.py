@@ -52,6 +52,7 @@ def launch(settings: Settings, load: Any = None, block: bool = True) -> gr.Block
         window_bytes=int(settings.disk_mb * 1e6),
         window_s=60 * settings.keep_minutes,
         same_site=not on_spaces,  # a Space is meant to be embedded and called from elsewhere
+        remote_files=settings.mcp,  # tools name pictures by their address
     )
     blocks.launch(
         server_name="0.0.0.0" if on_spaces else settings.host,
