@@ -285,7 +285,11 @@ class Pipeline:
         expected = tuple(prompt.length(kept) for prompt in prompts)
         if sequences.lengths != expected or sequences.embeds.shape[1] != max(expected):
             raise RuntimeError(f"{sequences.embeds.shape[1]} tokens would enter, not {expected}")
-        self._check_length(sequences)
+        self._check_length(
+            prompts,
+            kept if places is None else self.tokens_total,
+            max_new_tokens if mode == "generate" else 0,
+        )
 
         layer_tokens, kept_inside = None, None
         answers = [self.config.prompt.answer] * len(phrases)
@@ -431,9 +435,9 @@ class Pipeline:
             tokens = gather_tokens(hidden, selection.indices)
         return self.model.projector(tokens.to(hidden.dtype))
 
-    def _check_length(self, sequences: Sequences) -> None:
+    def _check_length(self, prompts: list[PromptIds], image_tokens: int, new: int) -> None:
         limit = self.language.llama.config.max_position_embeddings
-        longest = int(sequences.positions.max()) + 1
+        longest = max(prompt.length(image_tokens) for prompt in prompts) + new
         if longest > limit:
             raise InputError(f"the prompt needs {longest} positions, the model has {limit}")
 

@@ -386,6 +386,16 @@ def test_bad_options_are_named(pipe, scene, change, message):
         pipe.ground(scene, **options)
 
 
+@pytest.mark.parametrize("positions", ["compact", "original"])
+def test_positions_beyond_the_model_are_refused(pipe, scene, positions):
+    limit = pipe.language.llama.config.max_position_embeddings
+    options = {"mode": "generate", "positions": positions}
+    prompt = pipe._prompts(["a disc"], False, "generate")[0]
+    room = limit - prompt.length(16 if positions == "compact" else pipe.tokens_total)
+    with pytest.raises(InputError, match=f"needs {limit + 1} positions, the model has {limit}"):
+        pipe.ground(scene, "a disc", 16, max_new_tokens=room + 1, **options)
+
+
 def test_a_picture_is_not_a_scene(pipe, picture):
     with pytest.raises(InputError, match=r"pipe\.encode"):
         pipe.ground(picture, "a disc")

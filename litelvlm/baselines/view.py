@@ -108,8 +108,8 @@ class Method:
         needs: optional fields of `TokenView` the rule reads.
         rule: before: (TokenView, budget, SelectionOptions) -> Selection. inside: (LlamaModel,
             inputs_embeds, attention_mask, position_ids, image_span, budget) -> InsideResult.
-        positions: "compact" or "original" where the method's own code says so; None leaves the
-            choice to the caller.
+        positions: "compact" or "original" where that is part of the rule; None leaves the choice
+            to the caller (the authors' codes of these number the kept tokens anew, "compact").
         seeded: whether `SelectionOptions.seed` changes what is kept.
     """
 
@@ -150,3 +150,36 @@ def mask_of(indices: Tensor, count: int) -> Tensor:
 def numbers_of(kept: Tensor) -> Tensor:
     """(B, N) bool with the same count K in each row -> (B, K) patch numbers, ascending."""
     return kept.nonzero()[:, 1].view(kept.shape[0], -1)
+
+
+def grid_points(grid_hw: tuple[int, int], budget: int) -> list[int]:
+    """K distinct patch numbers on an even lattice."""
+    height, width = grid_hw
+    least = -(-budget // width)  # fewer rows could not hold K patches
+    rows = min(max(round((budget * height / width) ** 0.5), least, 1), height, budget)
+    share, extra = divmod(budget, rows)
+    points = []
+    for row in range(rows):
+        columns = share + (row < extra)
+        y = int((row + 0.5) * height / rows)
+        points += [y * width + int((x + 0.5) * width / columns) for x in range(columns)]
+    return points
+
+
+def windows_of(grid_hw: tuple[int, int], height: int, width: int) -> Tensor:
+    """(N,), number of the window of height x width patches that each patch lies in."""
+    rows, columns = torch.arange(grid_hw[0]) // height, torch.arange(grid_hw[1]) // width
+    return (rows.unsqueeze(1) * (grid_hw[1] // width + 1) + columns).flatten()
+
+
+def place_within(score: Tensor, groups: Tensor) -> Tensor:
+    """(B, N) scores, (N,) group numbers -> (B, N): 0 for the best of its group, 1 for the next."""
+    order = best(score, score.shape[1])  # ties: the lower patch number is better
+    rank = order.argsort(dim=-1)
+    better = rank.unsqueeze(1) < rank.unsqueeze(2)  # [b, i, j]: j is better than i
+    return (better & (groups.unsqueeze(0) == groups.unsqueeze(1))).sum(dim=-1)
+
+
+def place_under_any(score: Tensor) -> Tensor:
+    """(B, T, N) -> (B, N): best place of each patch under any phrase, lowest score = place 0."""
+    return score.argsort(dim=-1, stable=True).argsort(dim=-1).amin(dim=1)

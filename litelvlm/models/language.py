@@ -116,7 +116,8 @@ class LanguageModel:
             prompts: P prompts that begin alike.
             image: (P, K, L), projected image tokens in the order in which they enter.
             places: (P, K), patch number of each token, to keep "original" positions: a kept token
-                stands where it stands in the unpruned prompt, and so does the text after it.
+                stands where it stands in the unpruned prompt, and so does the text after it; a
+                merged token (-1) takes the place of the last patch.
                 None numbers what is there consecutively ("compact").
             total: N, image tokens of the unpruned prompt.
 
