@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from litelvlm.baselines import METHODS, BlockView, SelectionOptions, TokenView, get_method
+from litelvlm.baselines.ours import Plus, plus
 from litelvlm.errors import InputError
 from litelvlm.pruning import Reason, gather_tokens
 
@@ -332,3 +333,32 @@ def test_unmerged_tokens_are_the_patches_themselves():
         own = gather_tokens(view.hidden, selection.indices.clamp(min=0))
         torch.testing.assert_close(selection.tokens[plain], own[plain])
         assert plain.any()
+
+
+def test_litelvlm_plus_covers_the_grid_and_then_takes_the_least_similar():
+    similarity = [5.0, 4.0, 3.0, 2.0, 1.0, 0.0, 6.0, 7.0]
+    view = hand_view(grid=(1, 8), similarity=similarity)
+    selection = plus(view, 4, OPTIONS, Plus(cover=0.5, spread="grid", smooth=1))
+    assert selection.indices.tolist() == [[2, 4, 5, 6]]  # 2 and 6 on the lattice, 5 and 4 lowest
+    assert selection.reason.tolist() == [
+        [Reason.CONTEXT, Reason.SIMILARITY, Reason.SIMILARITY, Reason.CONTEXT]
+    ]
+    cells = plus(view, 4, OPTIONS, Plus(cover=1.0, spread="cells", cell=2, smooth=1))
+    assert cells.indices.tolist() == [[1, 3, 5, 6]]  # the least similar of each pair
+
+
+def test_litelvlm_plus_averages_over_neighbours_that_exist():
+    view = hand_view(grid=(1, 5), similarity=[0.0, 6.0, 6.0, 2.0, 2.0])
+    stray = plus(view, 1, OPTIONS, Plus(cover=0.0, smooth=1))
+    steady = plus(view, 1, OPTIONS, Plus(cover=0.0, smooth=3))
+    assert stray.indices.tolist() == [[0]]
+    assert steady.indices.tolist() == [[4]]  # means 3, 4, 14/3, 10/3, 2
+
+
+@pytest.mark.parametrize("cover", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("spread", ["grid", "cells", "context"])
+def test_every_choice_of_litelvlm_plus_keeps_the_budget(cover, spread):
+    view = random_view((4, 5), phrases=2)
+    for budget in range(1, 21):
+        selection = plus(view, budget, OPTIONS, Plus(cover, spread, cosine=True))
+        assert all(len(set(row.tolist())) == budget for row in selection.indices)

@@ -51,6 +51,14 @@ METHODS: dict[str, Method] = {
             "An equal share per phrase of the least similar patches, context first in order.",
         ),
         _before(
+            "litelvlm+",
+            "LiteLVLM+ (ours)",
+            ours.plus,
+            f"ours, after {_LITELVLM}",
+            "Part of the budget covers the picture evenly, the rest is least like the phrase.",
+            positions="original",
+        ),
+        _before(
             "random",
             "Random",
             before_llm.random,

@@ -18,9 +18,13 @@ from litelvlm.baselines.view import (
     TokenView,
     best,
     check_budget,
+    grid_points,
     in_raster_order,
     mask_of,
     numbers_of,
+    place_under_any,
+    place_within,
+    windows_of,
 )
 from litelvlm.pruning import Reason, Selection, gather_tokens
 
@@ -42,7 +46,7 @@ def grid(view: TokenView, budget: int, options: SelectionOptions) -> Selection:
     equal intervals.
     """
     check_budget(budget, view.hidden.shape[1])
-    numbers = torch.tensor(_grid_points(view.grid, budget), device=view.hidden.device)
+    numbers = torch.tensor(grid_points(view.grid, budget), device=view.hidden.device)
     return in_raster_order(numbers.expand(view.hidden.shape[0], -1))
 
 
@@ -73,7 +77,7 @@ def trim(view: TokenView, budget: int, options: SelectionOptions) -> Selection:
     is replaced by the budget.
     """
     check_budget(budget, view.hidden.shape[1])
-    kept = best(-_place(view.similarity.float()), budget - 1).sort(dim=-1).values
+    kept = best(-place_under_any(view.similarity.float()), budget - 1).sort(dim=-1).values
     dropped = ~mask_of(kept, view.hidden.shape[1])
     weights = dropped.float() / dropped.sum(dim=-1, keepdim=True)
     mean = weights.unsqueeze(1) @ view.hidden.float()  # (B, 1, D)
@@ -265,8 +269,8 @@ def vscan_encoder(view: TokenView, budget: int, options: SelectionOptions) -> Se
     taken = mask_of(whole, count)
     local = local.masked_fill(taken, -torch.inf)
     height, width = view.grid
-    windows = _windows(view.grid, -(-height // 4), -(-width // 4)).to(local.device)
-    turn = _place_within(local, windows).masked_fill(taken, count)
+    windows = windows_of(view.grid, -(-height // 4), -(-width // 4)).to(local.device)
+    turn = place_within(local, windows).masked_fill(taken, count)
     # Turn first, score second: two stable sorts, the weaker key first.
     by_score = best(local, count)
     by_turn = turn.gather(1, by_score).argsort(dim=-1, stable=True)
@@ -283,8 +287,8 @@ def nuwa_cells(view: TokenView, budget: int, options: SelectionOptions) -> Selec
     """
     check_budget(budget, view.hidden.shape[1])
     score = _attended(view)
-    cells = _windows(view.grid, 2, 2).to(score.device)
-    place = _place_within(score, cells)
+    cells = windows_of(view.grid, 2, 2).to(score.device)
+    place = place_within(score, cells)
     # The least n with at least K patches put forward; border cells may hold fewer than four.
     least = next(n for n in range(1, 5) if int((place[0] < n).sum()) >= budget)
     candidates = place < least
@@ -340,20 +344,6 @@ def _greedy_determinant(kernel: Tensor, budget: int) -> Tensor:
     return torch.stack(chosen, dim=1)
 
 
-def _windows(grid_hw: tuple[int, int], height: int, width: int) -> Tensor:
-    """(N,), number of the window of height x width patches that each patch lies in."""
-    rows, columns = torch.arange(grid_hw[0]) // height, torch.arange(grid_hw[1]) // width
-    return (rows.unsqueeze(1) * (grid_hw[1] // width + 1) + columns).flatten()
-
-
-def _place_within(score: Tensor, groups: Tensor) -> Tensor:
-    """(B, N) scores, (N,) group numbers -> (B, N): 0 for the best of its group, 1 for the next."""
-    order = best(score, score.shape[1])  # ties: the lower patch number is better
-    rank = order.argsort(dim=-1)
-    better = rank.unsqueeze(1) < rank.unsqueeze(2)  # [b, i, j]: j is better than i
-    return (better & (groups.unsqueeze(0) == groups.unsqueeze(1))).sum(dim=-1)
-
-
 def _merge_nearest(hidden: Tensor, kept: Tensor) -> Selection:
     """Average every dropped token into the nearest kept one (cosine)."""
     tokens = hidden.float()
@@ -381,27 +371,8 @@ def _with_extra(
     return Selection(indices, reason, tokens=both)
 
 
-def _place(score: Tensor) -> Tensor:
-    """(B, T, N) -> (B, N): best place of each patch under any phrase, lowest score = place 0."""
-    return score.argsort(dim=-1, stable=True).argsort(dim=-1).amin(dim=1)
-
-
 def _by_similarity(view: TokenView, budget: int, score: Tensor) -> Selection:
     """The K lowest of (B, T, N) scores. A patch ranks by its best place under any phrase."""
     check_budget(budget, score.shape[-1])
-    selection = in_raster_order(best(-_place(score), budget))
+    selection = in_raster_order(best(-place_under_any(score), budget))
     return Selection(selection.indices, selection.reason, view.similarity.float(), None)
-
-
-def _grid_points(grid_hw: tuple[int, int], budget: int) -> list[int]:
-    """K distinct patch numbers on an even lattice."""
-    height, width = grid_hw
-    least = -(-budget // width)  # fewer rows could not hold K patches
-    rows = min(max(round((budget * height / width) ** 0.5), least, 1), height, budget)
-    share, extra = divmod(budget, rows)
-    points = []
-    for row in range(rows):
-        columns = share + (row < extra)
-        y = int((row + 0.5) * height / rows)
-        points += [y * width + int((x + 0.5) * width / columns) for x in range(columns)]
-    return points

@@ -167,7 +167,7 @@ class Plan:
 
     def fingerprint(self) -> dict[str, Any]:
         """What must be equal for the records of two runs to belong together."""
-        keys = ("protocol", "mode", "view", "batch", "profile", "limit")
+        keys = ("protocol", "mode", "view", "batch", "profile")
         return {key: value for key, value in asdict(self).items() if key in keys}
 
 
