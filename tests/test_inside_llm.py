@@ -161,6 +161,21 @@ def test_pyramiddrop_halves_at_each_quarter_for_an_eighth(llama):
     assert result.layer_tokens == (30, 30, 18, 18, 12, 12, 9, 9)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3, 6])
+def test_pyramiddrop_reaches_its_budget_at_any_depth(depth):
+    config = LlamaConfig(
+        vocab_size=8,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=depth,
+        num_attention_heads=4,
+        attn_implementation="sdpa",
+    )
+    result = run("pyramiddrop", LlamaModel(config).eval(), 5)
+    assert result.kept.shape == (2, 5)
+    assert result.layer_tokens[-1] == LENGTH - COUNT + 5
+
+
 def test_sparsevlm_uses_the_table_of_its_code():
     assert _stages(192, 576) == (300, 200, 110)
     assert _stages(64, 576) == (66, 30, 17)

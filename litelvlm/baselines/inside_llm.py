@@ -113,7 +113,7 @@ def pyramiddrop(
     state, trace = _begin(llama, inputs_embeds, attention_mask, position_ids, image_span, budget)
     count, depth = state.numbers.shape[1], len(llama.layers)
     left = {
-        _scaled(8 * stage, depth): round(count * (budget / count) ** (stage / 3))
+        min(_scaled(8 * stage, depth), depth - 1): round(count * (budget / count) ** (stage / 3))
         for stage in (1, 2, 3)
     }
     for number, layer in enumerate(llama.layers):
@@ -143,8 +143,10 @@ def sparsevlm(
     best 30 % are clustered by density, one cluster per ten, and the means of the clusters follow
     the kept ones as merged tokens. Positions are renumbered after every drop.
 
-    The counts after the three cuts are interpolated from the code's table; averaged over the
-    layers they come near `budget`, which is therefore not the number that reaches the last layer.
+    The counts after the three cuts are interpolated from the code's table; in 32 layers their
+    average comes near `budget`, which is therefore not the number that reaches the last layer. The
+    first layers see all tokens, so below about a tenth of N, or in a shallow model, the average
+    stays above it. Cuts that fall on the same layer become one, the later.
     """
     state, trace = _begin(llama, inputs_embeds, attention_mask, position_ids, image_span, budget)
     raters = _raters(state)
