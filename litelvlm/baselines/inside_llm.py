@@ -145,8 +145,8 @@ def sparsevlm(
 
     The counts after the three cuts are interpolated from the code's table; in 32 layers their
     average comes near `budget`, which is therefore not the number that reaches the last layer. The
-    first layers see all tokens, so below about a tenth of N, or in a shallow model, the average
-    stays above it. Cuts that fall on the same layer become one, the later.
+    first layers see all tokens, so with a small budget or in a shallow model the average stays
+    above it. Cuts that fall on the same layer become one, the later.
     """
     state, trace = _begin(llama, inputs_embeds, attention_mask, position_ids, image_span, budget)
     raters = _raters(state)
