@@ -302,7 +302,7 @@ class Pipeline:
         else:
             every = profiler.run("llm_prefill", self.language.prefill, sequences)
             states = self._seg_states(every, prompts, kept)
-        low_res = profiler.run("mask_decode", self._decode, scene.segmenter, states)
+        masks = profiler.run("mask_decode", self._decode, scene.segmenter, states)
 
         results = []
         for index, phrase in enumerate(phrases):
@@ -311,7 +311,7 @@ class Pipeline:
                 self._result(
                     scene,
                     phrase,
-                    low_res[index],
+                    masks[index],
                     answers[index],
                     self._token_map(
                         scene.frame, selection, kept_inside, row, index if joint else 0
@@ -491,15 +491,23 @@ class Pipeline:
                 states.append(outcome.hidden[row, outcome.places[row] == place])
         return states, outcome.layer_tokens, outcome.kept
 
-    def _decode(self, scene: SegmenterScene, states: list[Tensor]) -> list[Tensor | None]:
-        """Low-resolution logits a phrase; None without [SEG]; several [SEG] are united."""
+    def _decode(
+        self, scene: SegmenterScene, states: list[Tensor]
+    ) -> list[tuple[Tensor, Tensor] | None]:
+        """Per phrase (h, w) logits and the (H, W) mask; None without [SEG], several are united."""
         counts = [len(state) for state in states]
         if not sum(counts):
             return [None] * len(states)
         prompts = self.model.seg_head(torch.cat(states))
-        masks, _ = self.segmenter.decode(scene.embedding, prompts)
-        pieces = masks.float().split(counts)
-        return [piece.amax(0) if len(piece) else None for piece in pieces]
+        logits, _ = self.segmenter.decode(scene.embedding, prompts)
+        masks: list[tuple[Tensor, Tensor] | None] = []
+        for piece in logits.float().split(counts):
+            if len(piece):
+                low_res = piece.amax(0)
+                masks.append((low_res, scene.frame.upscale(low_res[None])[0] > 0))
+            else:
+                masks.append(None)
+        return masks
 
     def _token_map(
         self,
@@ -535,21 +543,18 @@ class Pipeline:
         self,
         scene: EncodedImage,
         phrase: str,
-        low_res: Tensor | None,
+        found: tuple[Tensor, Tensor] | None,
         answer: str,
         token_map: TokenMap,
         warnings: tuple[str, ...],
     ) -> GroundingResult:
         frame = scene.segmenter.frame
-        if low_res is None:
-            mask = np.zeros(frame.image_hw, bool)
-        else:
-            mask = (frame.upscale(low_res[None])[0] > 0).cpu().numpy()
+        mask = np.zeros(frame.image_hw, bool) if found is None else found[1].cpu().numpy()
         return GroundingResult(
             image=scene.image,
             phrase=phrase,
             mask=mask,
-            low_res_logits=None if low_res is None else low_res.cpu().numpy(),
+            low_res_logits=None if found is None else found[0].cpu().numpy(),
             mask_frame=frame,
             text=answer,
             found=bool(mask.any()),
