@@ -1,6 +1,6 @@
 """SAM's image encoder on a CPU, faster: same weights, same numbers, another order of work.
 
-`encode` runs the modules of transformers' `SamVisionEncoder` with three changes:
+`encode` runs the modules of transformers' `SamVisionEncoder` with four changes:
 
 * The relative positions enter through longer queries and keys. SAM's logit of query i and key j is
   s q_i k_j + h_i[row j] + w_i[column j]. With query [s q_i, h_i, w_i] and key
@@ -9,6 +9,7 @@
 * Attention goes head by head over blocks of queries whose logits stay in the processor's cache.
 * Windows are padded after the query, key and value projection, where a padded token is just the
   bias, so that no projection is spent on padding.
+* The tokens are brought into memory order once, not at every norm.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ def encode(encoder: Any, pixels: Tensor) -> Tensor:
     states = encoder.patch_embed(pixels)  # (B, h, w, D)
     if encoder.pos_embed is not None:
         states = states + encoder.pos_embed
+    # The patch projection leaves channels outermost in memory, and sums would keep them there.
+    states = states.contiguous()
     for layer in encoder.layers:
         states = states + _attend(layer.attn, layer.layer_norm1(states), layer.window_size)
         states = states + _perceptron(layer.mlp, layer.layer_norm2(states))
