@@ -201,6 +201,7 @@ def _unit(
         mean_tokens=float(np.mean(layers)) - text if layers else float(costs.tokens_kept),
         stages=stages,
         kv_bytes=costs.kv_cache_bytes,
+        attention_bytes=(costs.attention_bytes or 0) // len(results),
     )
 
 

@@ -22,7 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from litelvlm.baselines import METHODS, Method, SelectionOptions, TokenView, get_method
+from litelvlm.baselines import (
+    METHODS,
+    InsideResult,
+    Method,
+    SelectionOptions,
+    TokenView,
+    get_method,
+)
 from litelvlm.config import CONTEXTS, POSITIONS, TEXTS, ModelConfig
 from litelvlm.errors import InputError, MemoryShortError
 from litelvlm.geometry import PatchFrame
@@ -291,14 +298,14 @@ class Pipeline:
             max_new_tokens if mode == "generate" else 0,
         )
 
-        layer_tokens, kept_inside = None, None
+        layer_tokens, kept_inside, attention_bytes = None, None, None
         answers = [self.config.prompt.answer] * len(phrases)
         if mode == "generate":
             states, answers = self._generate(profiler, sequences, max_new_tokens)
         elif inside:
-            states, layer_tokens, kept_inside = self._prune_inside(
-                profiler, sequences, prompts, rule, budget
-            )
+            states, outcome = self._prune_inside(profiler, sequences, prompts, rule, budget)
+            layer_tokens, kept_inside = outcome.layer_tokens, outcome.kept
+            attention_bytes = outcome.attention_bytes
         else:
             every = profiler.run("llm_prefill", self.language.prefill, sequences)
             states = self._seg_states(every, prompts, kept)
@@ -332,6 +339,7 @@ class Pipeline:
             dtype=str(self.dtype).removeprefix("torch."),
             method=method if pruned else "none",
             layer_tokens=layer_tokens,
+            attention_bytes=attention_bytes,
         )
         settings = {
             "method": method if pruned else "none",
@@ -470,14 +478,14 @@ class Pipeline:
         prompts: list[PromptIds],
         rule: Method,
         budget: int,
-    ) -> tuple[list[Tensor], tuple[int, ...], Tensor]:
+    ) -> tuple[list[Tensor], InsideResult]:
         span = (sequences.image_start, sequences.image_start + self.tokens_total)
         # The rules look at the last real token of each row, so they must know the padding.
         lengths = torch.tensor(sequences.lengths, device=self.device)
         mask = torch.arange(sequences.embeds.shape[1], device=self.device) < lengths[:, None]
-        outcome: Any = profiler.run(
+        outcome: InsideResult = profiler.run(
             "llm_prefill",
-            rule.rule,
+            rule.rule,  # type: ignore[arg-type]
             self.language.llama.model,
             sequences.embeds,
             mask,
@@ -489,7 +497,7 @@ class Pipeline:
         for row, prompt in enumerate(prompts):
             for place in prompt.seg_states(self.language.seg_id, self.tokens_total):
                 states.append(outcome.hidden[row, outcome.places[row] == place])
-        return states, outcome.layer_tokens, outcome.kept
+        return states, outcome
 
     def _decode(
         self, scene: SegmenterScene, states: list[Tensor]

@@ -69,6 +69,7 @@ class Costs:
         dtype: for example "float32".
         method: name of the selection method, "none" for the unpruned model.
         layer_tokens: tokens in each language-model layer where a method prunes inside it.
+        attention_bytes: attention weights that such a method had to write out, all phrases.
     """
 
     stages: tuple[StageCost, ...]
@@ -81,6 +82,7 @@ class Costs:
     dtype: str
     method: str
     layer_tokens: tuple[int, ...] | None = None
+    attention_bytes: int | None = None
 
     def stage(self, name: str) -> StageCost | None:
         """The entry of one stage, or None if it did not run."""

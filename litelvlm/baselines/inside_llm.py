@@ -15,8 +15,8 @@ Signature: rule(llama, inputs_embeds, attention_mask, position_ids, image_span, 
     position_ids (P, S); image_span (start, stop), rows of the N image tokens in the sequence;
     budget 1..N.
 
-"The last token" is the last real one that was given: in forced mode the end of the answer, as in
-the authors' teacher-forced comparison. SparseVLM's text is all that follows the image.
+"The last token" is the last real one that was given: in forced mode the end of the answer.
+SparseVLM's text is all that follows the image.
 
 Layer numbers of the papers are for 32 layers; other depths use the same fraction of the depth,
 except for FastV, whose two layers are two layers everywhere.

@@ -58,6 +58,7 @@ class Unit:
         stages: stage -> (ms, peak bytes or None, FLOPs or None), the whole call; in unpruned units
             with the encoders.
         kv_bytes: keys and values of one expression.
+        attention_bytes: attention weights written out per expression, by methods inside the model.
         error: what went wrong; then there are no items.
     """
 
@@ -71,6 +72,7 @@ class Unit:
     mean_tokens: float = 0.0
     stages: dict[str, tuple[float, int | None, int | None]] = field(default_factory=dict)
     kv_bytes: int = 0
+    attention_bytes: int = 0
     error: str | None = None
 
     @property

@@ -131,7 +131,7 @@ def score_table(rows: Sequence[Row]) -> list[str]:
     """All scores of one source; the best gIoU of each budget in bold."""
     heads = ["tokens", "method", "gIoU", "± seeds", "± data", "cIoU"]
     heads += [f"Pr@{at}" for at in THRESHOLDS]
-    heads += ["recall", "gIoU rel. %", "cIoU rel. %", "tokens, mean over layers"]
+    heads += ["recall", "gIoU rel. %", "cIoU rel. %", "tokens, mean over layers", "attention KiB"]
     lines = [f"| {' | '.join(heads)} |", "| ---: | --- |" + " ---: |" * (len(heads) - 2)]
     for row in rows:
         peers = [other.giou for other in rows if other.budget == row.budget and other.giou]
@@ -148,6 +148,7 @@ def score_table(rows: Sequence[Row]) -> list[str]:
             _number(row.giou_relative, 1, 1),
             _number(row.ciou_relative, 1, 1),
             f"{row.mean_tokens:.0f}",
+            f"{row.attention_bytes / 1024:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     auc = next((row.auc for row in rows if row.auc is not None), None)

@@ -23,6 +23,7 @@ class Row:
         source, variant, title, budget: which.
         tokens: image tokens that reach the last layer, mean over pictures.
         mean_tokens: the same, mean over the layers of the language model.
+        attention_bytes: attention weights written out per expression, mean over pictures.
         expressions: expressions scored per seed.
         failed: pictures that failed, all seeds together.
         seeds: number of seeds.
@@ -42,6 +43,7 @@ class Row:
     budget: int
     tokens: float
     mean_tokens: float
+    attention_bytes: float
     expressions: int
     failed: int
     seeds: int
@@ -165,6 +167,7 @@ def _row(
         budget=budget,
         tokens=_mean([unit.tokens for unit in good]) or 0.0,
         mean_tokens=_mean([unit.mean_tokens for unit in good]) or 0.0,
+        attention_bytes=_mean([unit.attention_bytes for unit in good]) or 0.0,
         expressions=len(first),
         failed=len(units) - len(good),
         seeds=len(by_seed),
