@@ -483,9 +483,9 @@ class Pipeline:
         # The rules look at the last real token of each row, so they must know the padding.
         lengths = torch.tensor(sequences.lengths, device=self.device)
         mask = torch.arange(sequences.embeds.shape[1], device=self.device) < lengths[:, None]
-        outcome: InsideResult = profiler.run(
+        outcome: Any = profiler.run(
             "llm_prefill",
-            rule.rule,  # type: ignore[arg-type]
+            rule.rule,
             self.language.llama.model,
             sequences.embeds,
             mask,
