@@ -125,13 +125,16 @@ def _picture(
     try:
         view = {} if plan.view is None else {"view": plan.view}
         scene = pipe.encode(samples[0].read_image(), profile=plan.profile, **view)
-        masks = {sample.id: sample.read_mask(scene.frame.image_hw) for sample in samples}
+        targets = {}
+        for sample in samples:
+            mask = sample.read_mask(scene.frame.image_hw)
+            targets[sample.id] = mask, scene.frame.coverage(mask)
     except Exception as fault:
         return [_failed(source, picture, unit, fault) for unit in units]
     done = []
     for unit in units:
         try:
-            done.append(_unit(pipe, source, samples, scene, masks, plan, unit))
+            done.append(_unit(pipe, source, samples, scene, targets, plan, unit))
         except Exception as fault:
             done.append(_failed(source, picture, unit, fault))
     return done
@@ -142,11 +145,11 @@ def _unit(
     source: str,
     samples: list[Sample],
     scene: EncodedImage,
-    masks: dict[str, np.ndarray],
+    targets: dict[str, tuple[np.ndarray, np.ndarray]],
     plan: Plan,
     unit: tuple[Variant, int, int],
 ) -> Unit:
-    """One picture under one variant, budget and seed."""
+    """One picture under one variant, budget and seed; `targets`: masks and what patches cover."""
     variant, budget, seed = unit
     picture = samples[0].picture
     own = picture_seed(seed, picture)
@@ -176,14 +179,13 @@ def _unit(
         if unpruned:
             similarity = pipe.similarity(scene, phrases).cpu().numpy()
             aucs = [
-                reversal_auc(scores, scene.frame.coverage(masks[sample.id]))
+                reversal_auc(scores, targets[sample.id][1])
                 for sample, scores in zip(part, similarity, strict=True)
             ]
         for sample, result, auc in zip(part, results, aucs, strict=True):
-            target = masks[sample.id]
-            kept = result.selection.kept()
+            target, share = targets[sample.id]
             both, either = overlap(result.mask, target)
-            recall = token_recall(kept, scene.frame.coverage(target))
+            recall = token_recall(result.selection.kept(), share)
             items.append(
                 Item(sample.id, sample.text, sample.kind, both, either, recall, auc, result.found)
             )
