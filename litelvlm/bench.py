@@ -87,7 +87,7 @@ class Comparison:
             return {
                 "pruned_ms": asdict(ours) if ours else None,
                 "unpruned_ms": asdict(theirs) if theirs else None,
-                "ratio": _ratio(theirs and theirs.median, ours and ours.median),
+                "ratio": _faster(theirs, ours),
             }
 
         return {
@@ -103,8 +103,9 @@ class Comparison:
         ours, theirs = self.pruned.costs, self.unpruned.costs
         rows = [["", f"{theirs.tokens_kept} tokens", f"{ours.tokens_kept} tokens", "ratio"]]
         for name, (after, before) in [*self.stages.items(), ("together", self.total)]:
-            ratio = _ratio(before and before.median, after and after.median)
-            rows.append([f"{name}, ms", _cell(before), _cell(after), _times(ratio)])
+            rows.append(
+                [f"{name}, ms", _cell(before), _cell(after), _times(_faster(before, after))]
+            )
         for title, before_bytes, after_bytes in (
             ("LLM activations, MiB", _llm_peak(self.unpruned), _llm_peak(self.pruned)),
             ("KV cache, MiB", theirs.kv_cache_bytes, ours.kv_cache_bytes),
@@ -575,6 +576,10 @@ def _mib(size: int | None) -> str:
 
 def _ratio(before: float | None, after: float | None) -> float | None:
     return before / after if before is not None and after else None
+
+
+def _faster(before: Spread | None, after: Spread | None) -> float | None:
+    return before.median / after.median if before and after else None
 
 
 def _times(ratio: float | None) -> str:

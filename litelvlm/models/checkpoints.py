@@ -47,7 +47,7 @@ from litelvlm.resources import asset
 log = logging.getLogger(__name__)
 
 
-SHARD_BYTES = 2 * 1024**3  # of a converted model; one shard is held in memory while it is written
+SHARD_BYTES = 2 * 1024**3  # of a converted model's files
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -182,8 +182,9 @@ def _open_glamm(folder: Path, raw: dict[str, Any], clip: Path) -> ModelSource:
         raise ModelError(
             f"{folder / 'added_tokens.json'}: [SEG], <im_start> or <im_end> is missing"
         )
+    pad = raw.get("pad_token_id")
     tokens |= {
-        "pad": raw.get("pad_token_id") or 0,
+        "pad": pad if isinstance(pad, int) and pad >= 0 else 0,  # -1 stands for none at times
         "bos": raw.get("bos_token_id", 1),
         "eos": raw.get("eos_token_id", 2),
     }
@@ -359,8 +360,8 @@ def convert(
 ) -> Path:
     """Rewrite a model as safetensors in our layout: config.json, weights, tokenizer files.
 
-    Stored dtypes are kept. At most one output shard and one input file are in memory. The folder
-    appears only when it is complete.
+    Stored dtypes are kept. Memory: about twice an output shard. The folder appears only when it is
+    complete.
 
     Args:
         name: as for `open_model`.
@@ -384,7 +385,8 @@ def convert(
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
     try:
-        done, where = 0, {}
+        done = 0
+        where: dict[str, str] = {}
         for number, shard in enumerate(shards, 1):
             file = "model.safetensors"
             if len(shards) > 1:

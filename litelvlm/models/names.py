@@ -175,7 +175,7 @@ def place_ours(key: str) -> Place | None:
 
 
 # Hugging Face leaves settings at their default out of config.json.
-_VISION_DEFAULTS = {
+_VISION_DEFAULTS: dict[str, Any] = {
     "hidden_size": 768,
     "intermediate_size": 3072,
     "num_hidden_layers": 12,
@@ -185,7 +185,7 @@ _VISION_DEFAULTS = {
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }
-_TEXT_DEFAULTS = {
+_TEXT_DEFAULTS: dict[str, Any] = {
     "hidden_size": 512,
     "intermediate_size": 2048,
     "num_hidden_layers": 12,
