@@ -212,6 +212,13 @@ def test_bench_prints_json_and_takes_a_picture_and_phrases(capsys, photo):
     assert report["random_weights"]
 
 
+def test_bench_can_keep_its_numbers(capsys, tmp_path):
+    file = tmp_path / "numbers.json"
+    command = ["bench", "--budgets", "8", "--repeats", 1, "--json", "--no-sam", "--out", file]
+    _, out, _ = run(capsys, *command, *TINY)
+    assert json.loads(file.read_text()) == json.loads(out)
+
+
 def test_info_lists_models_methods_devices_and_versions(capsys, pipe):
     code, out, _ = run(capsys, "info", "--json")
     facts = json.loads(out)
@@ -285,6 +292,7 @@ def test_the_version_is_told(capsys):
         ["bench", "--budgets", "many", *TINY],
         ["bench", "--budgets", ",", *TINY],
         ["bench", "--budgets", "8", "--markdown", "--json", *TINY],
+        ["bench", "--out", "nowhere/numbers.json", *TINY],
         ["convert", "nowhere", "out"],
         ["convert", "only-one"],
         ["info", "extra"],

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from litelvlm.cli import options
 from litelvlm.errors import InputError
@@ -43,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not time SAM's encoder against transformers' own path",
     )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="also write the JSON document to this file"
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="print a Markdown table")
     form.add_argument("--json", action="store_true", help="print one JSON document")
@@ -60,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     budgets = [options.number(part.strip()) for part in args.budgets.split(",") if part.strip()]
     if not budgets:
         raise InputError("--budgets needs at least one number")
+    if args.out and not args.out.parent.is_dir():  # told before minutes of measuring
+        raise InputError(f"{args.out.parent}: no such folder")
     picture = read_image(args.picture) if args.picture else None
     phrases = args.phrases or ["the small red apple on the wooden table"]
     pipe = options.load_model(args)
@@ -75,6 +81,11 @@ def run(args: argparse.Namespace) -> int:
             note=bar.set_description,
             **options.selection(args),
         )
+    if args.out:
+        try:
+            args.out.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+        except OSError as fault:
+            raise InputError(f"{args.out}: cannot write ({fault.strerror or fault})") from None
     if args.json:
         print(json.dumps(report.to_json(), indent=1))
     else:
