@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import time
 from pathlib import Path
 
 from litelvlm.cli import options
@@ -56,8 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print; return 0."""
-    from tqdm import tqdm
-
     from litelvlm.bench import bench
     from litelvlm.images import read_image
 
@@ -69,18 +69,22 @@ def run(args: argparse.Namespace) -> int:
     picture = read_image(args.picture) if args.picture else None
     phrases = args.phrases or ["the small red apple on the wooden table"]
     pipe = options.load_model(args)
-    with tqdm(desc="measuring", leave=False, disable=None, bar_format="{desc} {elapsed}") as bar:
-        report = bench(
-            pipe,
-            budgets,
-            picture=picture,
-            phrases=phrases,
-            repeats=args.repeats,
-            sam=not args.no_sam,
-            random_weights=args.random_weights or args.model == "tiny-random",
-            note=bar.set_description,
-            **options.selection(args),
-        )
+    start = time.perf_counter()
+
+    def note(step: str) -> None:
+        print(f"{time.perf_counter() - start:6.0f} s  {step}", file=sys.stderr)
+
+    report = bench(
+        pipe,
+        budgets,
+        picture=picture,
+        phrases=phrases,
+        repeats=args.repeats,
+        sam=not args.no_sam,
+        random_weights=args.random_weights or args.model == "tiny-random",
+        note=note,
+        **options.selection(args),
+    )
     if args.out:
         try:
             args.out.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
