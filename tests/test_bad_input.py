@@ -268,7 +268,7 @@ def test_a_budget_below_the_number_of_phrases_is_each_phrase_s_own(pipe, scene):
 @pytest.mark.parametrize(
     ("option", "known"),
     [
-        ({"method": "magic"}, "litelvlm, litelvlm-released, random"),
+        ({"method": "magic"}, "known: litelvlm, "),
         ({"split": "half"}, "paper, released"),
         ({"split": 1.5}, "paper, released"),
         ({"order": "down"}, "raster, released"),
