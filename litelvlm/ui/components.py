@@ -72,3 +72,13 @@ class Budget(gr.Slider):
     def preprocess(self, payload: Any) -> Any:
         """The value as sent."""
         return payload
+
+
+class Choice(gr.Radio):
+    """A choice whose options change while a visitor looks at it; the callback checks the value."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        """The value as sent."""
+        return payload

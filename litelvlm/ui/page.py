@@ -16,7 +16,7 @@ from litelvlm.presets import PRESETS
 from litelvlm.pruning import ORDERS, SPLITS
 from litelvlm.ui import api, callbacks, panels
 from litelvlm.ui.callbacks import EMPTY, NO_SNIPPET, Controls, Page
-from litelvlm.ui.components import Budget, Picture
+from litelvlm.ui.components import Budget, Choice, Picture
 from litelvlm.ui.desk import Desk
 from litelvlm.ui.examples import Example, examples
 from litelvlm.ui.limits import MAX_PHRASES, fit
@@ -77,7 +77,7 @@ class _Outputs:
     curve: gr.HTML
     downloads: gr.HTML
     snippet: gr.Code
-    phrases: gr.Radio
+    phrases: Choice
 
     def all(self) -> list[Any]:
         """The components in order."""
@@ -91,7 +91,8 @@ def _updates(page: Page, keep_choice: bool = False) -> tuple[Any, ...]:
         value = getattr(page, field.name)
         if field.name == "phrases" and value is not None and not keep_choice:
             choices = [(text, number) for number, text in enumerate(value)]
-            values.append(gr.update(choices=choices, value=0, visible=bool(value)))
+            first = 0 if choices else None
+            values.append(gr.update(choices=choices, value=first, visible=bool(choices)))
         elif value is None or field.name == "phrases":
             values.append(gr.skip())
         else:
@@ -120,7 +121,7 @@ def build(desk: Desk) -> gr.Blocks:
                 inputs, run, status = _inputs(desk, total)
                 _vocabulary(desk)
             with gr.Column(scale=7, min_width=320, elem_classes="lv-right"):
-                phrase = gr.Radio(
+                phrase = Choice(
                     [],
                     label="Phrase shown in Tokens and Similarity",
                     show_label=False,
@@ -136,8 +137,8 @@ def build(desk: Desk) -> gr.Blocks:
                     with gr.Tab("Similarity", id="similarity"):
                         similarity = _html(panels.empty(EMPTY["similarity"]), elem_id="lv-sim")
                     with gr.Tab("Cost", id="cost"):
-                        cost = _html(panels.empty(EMPTY["cost"]), elem_id="lv-cost")
                         again = _small("Measure again", "lv-measure")
+                        cost = _html(panels.empty(EMPTY["cost"]), elem_id="lv-cost")
                     with gr.Tab("Budget curve", id="curve"):
                         with gr.Row(elem_classes="lv-acts"):
                             draw = _small("Draw the curve", "lv-sweep")
@@ -351,7 +352,7 @@ def _find(desk: Desk, quiet: bool = False) -> Callable[..., tuple[Any, ...]]:
 
 
 def _pick(desk: Desk, shown: tuple[Example, ...]) -> Callable[..., tuple[Any, ...]]:
-    def pick(state: Any, index: Any, *values: Any, event: gr.EventData) -> tuple[Any, ...]:
+    def pick(event: gr.EventData, state: Any, index: Any, *values: Any) -> tuple[Any, ...]:
         number = (event._data or {}).get("index")
         if not isinstance(number, int) or not 0 <= number < len(shown):
             raise gr.Error("There is no such example.", print_exception=False)
@@ -359,8 +360,6 @@ def _pick(desk: Desk, shown: tuple[Example, ...]) -> Callable[..., tuple[Any, ..
         page = callbacks.ground_example(desk, state, Controls(*values), example)
         return (example.pixels(), "\n".join(example.phrases), *_updates(page))
 
-    # Gradio hands over the event by its annotation, which must be a class and not a string.
-    pick.__annotations__["event"] = gr.EventData
     return pick
 
 
@@ -410,7 +409,7 @@ def model_line(desk: Desk, name: str) -> str:
         "know are named under your answer."
     )
     if preset and preset.random_only:
-        known = "Its answers mean nothing."
+        known = ""
     where = "CPU" if pipe.device.type == "cpu" else str(pipe.device)
     name = f"<b>{esc(pipe.name)}</b>"
     return f'<p class="lv-model">Answers come from {name}{note}. {known} On {where}.</p>'

@@ -54,12 +54,15 @@ CSS = """
 .dark{--lv-text:#e7ebf2;--lv-soft:#a3aec0;--lv-line:#2a3240;--lv-card:#161b24;--lv-sunk:#1d2430;
  --lv-accent:#58b4ec;--lv-ink-0:#58b4ec;--lv-ink-1:#f0894a;--lv-ink-2:#35c79d;--lv-ink-3:#dd93bf;
  --lv-full:#6b7890;--lv-warn:#2b2412;--lv-warn-line:#a67c1f;--lv-bad:#321a1b;--lv-bad-line:#c8544c}
-.gradio-container{max-width:1240px!important;margin:0 auto!important;color:var(--lv-text);
- padding:0 18px 24px!important}
-.lv-head{padding:22px 2px 4px}
+.gradio-container{width:100%!important;max-width:1240px!important;margin:0 auto!important;
+ color:var(--lv-text);padding:0!important;min-width:0!important}
+.gradio-container .main{padding:0 24px 16px!important}
+.gradio-container main>.column{gap:12px}
+.lv-html .html-container{padding:0!important}
+.lv-head{padding:20px 0 0}
 .lv-head h1{font-size:27px;font-weight:680;letter-spacing:-.02em;margin:0 0 4px;line-height:1.15}
 .lv-head p{margin:0;color:var(--lv-soft);font-size:15px;max-width:74ch;line-height:1.5}
-.lv-model{margin-top:10px!important;font-size:13px!important}
+.lv-model{font-size:13px!important;color:var(--lv-soft)}
 .lv-model b{color:var(--lv-text);font-weight:600}
 .lv-left,.lv-right{gap:12px!important}
 @media (min-width:900px){.lv-left{max-width:400px}}
@@ -109,12 +112,10 @@ CSS = """
  background:var(--lv-sunk);margin-bottom:10px}
 .lv-switch button{border:0;background:none;padding:5px 12px;border-radius:6px;font-size:13px;
  color:var(--lv-soft);cursor:pointer;font-weight:540}
-.lv-views .lv-view-overlay{display:none}
-.lv-show-overlay .lv-views .lv-view-overlay{display:block}
-.lv-show-overlay .lv-views .lv-view-compare{display:none}
-html:not(.lv-show-overlay) .lv-switch [data-lv-view=compare],
-.lv-show-overlay .lv-switch [data-lv-view=overlay]{background:var(--lv-card);
- color:var(--lv-text);box-shadow:0 1px 2px rgba(0,0,0,.14)}
+.lv-view-compare{display:var(--lv-compare,block)}
+.lv-view-overlay{display:var(--lv-overlay,none)}
+.lv-switch button[aria-pressed=true]{background:var(--lv-card);color:var(--lv-text);
+ box-shadow:0 1px 2px rgba(0,0,0,.14)}
 .lv-caption{font-size:13px;color:var(--lv-soft);margin:8px 0 0!important;line-height:1.45}
 .lv-html h4{font-size:13px;font-weight:620;margin:16px 0 6px;color:var(--lv-text)}
 .lv-legend{list-style:none!important;padding:0!important;margin:14px 0 0!important}
@@ -192,7 +193,7 @@ html:not(.lv-show-overlay) .lv-switch [data-lv-view=compare],
  border-radius:14px;font-size:12px;padding:2px 10px;cursor:pointer;margin:0;line-height:1.4;
  font-variant-numeric:tabular-nums;min-height:26px}
 .lv-marks button:hover{border-color:var(--lv-accent);color:var(--lv-accent)}
-.lv-examples{display:flex;gap:8px;overflow-x:auto;padding:4px 2px 6px;scrollbar-width:thin}
+.lv-examples{display:flex;gap:8px;overflow-x:auto;padding:3px 2px 5px;scrollbar-width:thin}
 .lv-examples button{flex:0 0 122px;border:1px solid var(--lv-line);background:var(--lv-card);
  padding:0;margin:0;border-radius:8px;overflow:hidden;cursor:pointer;text-align:left}
 .lv-examples button:hover{border-color:var(--lv-accent)}
@@ -211,11 +212,13 @@ html:not(.lv-show-overlay) .lv-switch [data-lv-view=compare],
  overflow-wrap:anywhere}
 .lv-link:hover{border-color:var(--lv-accent)}
 .lv-link small{color:var(--lv-soft);margin-left:4px}
-.lv-foot{font-size:12.5px;color:var(--lv-soft);line-height:1.55;padding:14px 2px 0}
+.lv-foot{font-size:12.5px;color:var(--lv-soft);line-height:1.55;padding:10px 0 0}
 .lv-words{max-height:180px;overflow:auto;font-size:13px;line-height:1.6;color:var(--lv-soft)}
 @media (max-width:640px){
- .gradio-container{padding:0 10px 20px!important}
+ .gradio-container .main{padding:0 12px 12px!important}
  .lv-head h1{font-size:23px}
+ .lv-head p{font-size:14px}
+ #lv-tabs .tab-container button{padding:0 5px!important;font-size:12.5px!important}
  .lv-bar-row{grid-template-columns:1fr 74px}
  .lv-bar-row>span:first-child{grid-column:1/-1;margin-bottom:-6px}
  .lv-bar-row.lv-sum>span:nth-child(2){display:none}
@@ -236,6 +239,13 @@ SCRIPT = """
   let last = -1e9, timer = 0;
   const root = document.documentElement;
   const rerun = () => { const b = document.querySelector('#lv-rerun'); if (b) b.click(); };
+  const pressed = () => {  // Gradio scopes the style sheet, so state lives in variables of the root
+    const overlay = root.style.getPropertyValue('--lv-overlay') === 'block';
+    document.querySelectorAll('[data-lv-view]').forEach((button) => {
+      const on = String((button.dataset.lvView === 'overlay') === overlay);
+      if (button.getAttribute('aria-pressed') !== on) button.setAttribute('aria-pressed', on);
+    });
+  };
   const moved = () => {
     const now = performance.now(), pause = now - last;
     last = now;
@@ -253,7 +263,11 @@ SCRIPT = """
   document.addEventListener('click', (event) => {
     const near = (what) => event.target.closest && event.target.closest(what);
     const view = near('[data-lv-view]');
-    if (view) root.classList.toggle('lv-show-overlay', view.dataset.lvView === 'overlay');
+    if (view) {
+      root.style.setProperty('--lv-compare', view.dataset.lvView === 'compare' ? 'block' : 'none');
+      root.style.setProperty('--lv-overlay', view.dataset.lvView === 'overlay' ? 'block' : 'none');
+      pressed();
+    }
     const mark = near('[data-lv-budget]');
     if (mark) {
       const range = document.querySelector('#lv-budget input[type=range]');
@@ -264,7 +278,20 @@ SCRIPT = """
       range.dispatchEvent(new Event('change', {bubbles: true}));
     }
   }, true);
+  let asked = false;
+  document.addEventListener('click', (event) => {
+    const t = event.target;
+    if (t.closest && (t.closest('#lv-run') || t.closest('[data-lv-example]'))) asked = true;
+  }, true);
   new MutationObserver(() => {
+    const status = document.querySelector('#lv-state .lv-status');
+    if (asked && status && !status.dataset.lvSeen) {
+      asked = false;
+      status.dataset.lvSeen = '1';
+      const tabs = document.querySelector('#lv-tabs');  // below the inputs on a narrow screen
+      if (tabs && innerWidth < 900) tabs.scrollIntoView({behavior: 'smooth'});
+    }
+    pressed();
     const cut = parseFloat(root.style.getPropertyValue('--lv-cut'));
     const fade = parseFloat(root.style.getPropertyValue('--lv-fade'));
     document.querySelectorAll('.lv-range:not([data-lv-set])').forEach((range) => {

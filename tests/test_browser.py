@@ -1,0 +1,429 @@
+"""The demo in a real browser: what a visitor does, by mouse and by keyboard."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from served import Server
+
+pytestmark = pytest.mark.browser
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+    "--disable-background-networking",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on PATH (Debian: apt-get install chromium)")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, browser):
+    made = Server(tmp_path_factory.mktemp("server"))
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def page(browser, server):
+    """A fresh visitor on the page; what the page asked other hosts for is in `page.strangers`."""
+    yield from open_page(browser, server)
+
+
+@pytest.fixture
+def phone(browser, server):
+    yield from open_page(browser, server, viewport={"width": 390, "height": 844}, has_touch=True)
+
+
+@pytest.fixture
+def dark(browser, server):
+    yield from open_page(browser, server, path="/?__theme=dark", color_scheme="dark")
+
+
+def open_page(browser, server, path="/", **options):
+    options = {"viewport": {"width": 1280, "height": 900}, **options}
+    context = browser.new_context(**options)
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    page.strangers, page.faults, page.runs = [], [], []
+    own = (server.url, "data:", "blob:", "about:")
+    page.on("request", lambda r: None if r.url.startswith(own) else page.strangers.append(r.url))
+    page.on("request", lambda r: page.runs.append(r.post_data) if "queue/join" in r.url else None)
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.goto(server.url + path)
+    page.wait_for_selector("#lv-run")
+    yield page
+    context.close()
+
+
+@pytest.fixture
+def file(tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 255, (180, 240, 3), np.uint8)
+    path = tmp_path / "noise.png"
+    Image.fromarray(pixels).save(path)
+    return str(path)
+
+
+def upload(page, file):
+    page.set_input_files("#lv-picture input[type=file]", file)
+    page.wait_for_selector("#lv-picture img")
+
+
+def find(page, file, phrases="the disc"):
+    upload(page, file)
+    page.fill("#lv-phrases textarea", phrases)
+    page.click("#lv-run")
+    answered(page)
+
+
+def answered(page, text=" of 64 image tokens"):
+    page.wait_for_function(
+        "text => document.querySelector('#lv-state .lv-status')?.textContent.includes(text)",
+        arg=text,
+    )
+
+
+def tab(page, name):
+    shown = page.locator("#lv-tabs button[role=tab]:visible", has_text=name)
+    if not shown.count():  # on a narrow screen the last ones are behind a button
+        page.locator("#lv-tabs .overflow-menu > button").click()
+        page.locator("#lv-tabs .overflow-dropdown button", has_text=name).click()
+        return
+    shown.first.click()
+
+
+# ---------------------------------------------------------------------------------- upload and run
+def test_the_first_view_says_what_to_do(page):
+    assert "Choose a picture" in page.inner_text("#lv-masks")
+    assert "tiny-random" in page.inner_text("#lv-model")
+
+
+def test_upload_type_and_find_show_both_answers(page, file):
+    find(page, file)
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('#lv-masks img')]"
+        ".map(i => [i.naturalWidth, i.naturalHeight])"
+    )
+    assert sizes == [[240, 180]] * 4
+    assert "21 tokens" in page.inner_text("#lv-masks")
+    assert "all 64" in page.inner_text("#lv-masks")
+    assert page.faults == []
+
+
+def test_the_photo_is_on_screen_behind_the_layers(page, file):
+    find(page, file)
+    shot = page.locator("#lv-masks .lv-compare").screenshot()
+    import io
+
+    pixels = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"), float)
+    assert pixels.std() > 30, "a picture of noise under the masks, not an empty box"
+
+
+def test_shift_enter_runs_too(page, file):
+    upload(page, file)
+    page.fill("#lv-phrases textarea", "a thing")
+    page.locator("#lv-phrases textarea").press("Shift+Enter")
+    answered(page)
+
+
+def test_a_click_on_an_example_runs_it(page):
+    page.locator("[data-lv-example='0']").click()
+    answered(page)
+    assert page.input_value("#lv-phrases textarea")
+    page.wait_for_selector("#lv-picture img")
+
+
+def test_nothing_on_the_page_comes_from_another_host(page, file):
+    find(page, file)
+    for name in ("Tokens", "Similarity", "Cost", "Budget curve", "Use it"):
+        tab(page, name)
+    assert page.strangers == []
+
+
+def test_every_picture_has_a_text_alternative(page, file):
+    find(page, file)
+    for name in ("Masks", "Tokens", "Similarity"):
+        tab(page, name)
+        page.wait_for_timeout(100)
+        alts = page.evaluate(
+            "[...document.querySelectorAll('.lv-html img')].map(i => i.getAttribute('alt'))"
+        )
+        assert alts
+        assert all(alts)
+
+
+def test_a_phrase_with_markup_is_shown_as_text(page, file):
+    find(page, file, "<img src=x onerror=window.hacked=1> ${1+1} {{value}}")
+    assert "<img src=x" in page.inner_text("#lv-masks")
+    assert "${1+1} {{value}}" in page.inner_text("#lv-masks")
+    assert page.evaluate("window.hacked") is None
+
+
+# ------------------------------------------------------------------------------------------ budget
+def test_moving_the_slider_answers_with_the_new_budget(page, file):
+    find(page, file)
+    page.click("[data-lv-budget='32']")
+    answered(page, "32 of 64")
+    assert "already encoded" in page.inner_text("#lv-state")
+    assert "32 tokens" in page.inner_text("#lv-masks")
+
+
+def test_the_slider_works_by_keyboard(page, file):
+    find(page, file)
+    page.locator("#lv-budget input[type=range]").focus()
+    page.keyboard.press("ArrowRight")
+    answered(page, "22 of 64")
+
+
+def test_a_typed_budget_runs_too(page, file):
+    find(page, file)
+    page.fill("#lv-budget input[type=number]", "40")
+    page.keyboard.press("Tab")
+    answered(page, "40 of 64")
+
+
+def test_dragging_thirty_times_in_three_seconds_runs_twice_at_most_and_the_last_wins(page, file):
+    find(page, file)
+    page.runs.clear()
+    slider = page.locator("#lv-budget input[type=range]")
+    box = slider.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    start = time.perf_counter()
+    for number in range(30):
+        x = box["x"] + box["width"] * (0.1 + 0.8 * ((number * 7) % 30) / 30)
+        page.mouse.move(x, middle)
+        page.mouse.down()
+        page.mouse.move(x + 3, middle)
+        page.mouse.up()
+        page.wait_for_timeout(max(0, 100 * (number + 1) - 1000 * (time.perf_counter() - start)))
+    value = page.input_value("#lv-budget input[type=range]")
+    answered(page, f"{value} of 64")
+    page.wait_for_timeout(800)
+    assert len(page.runs) <= 2
+    assert f"{value} of 64" in page.inner_text("#lv-state")
+
+
+def test_a_wrong_typed_budget_never_breaks_the_page(page, file):
+    find(page, file)
+    page.fill("#lv-budget input[type=number]", "9999")
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(1500)
+    assert page.is_visible("#lv-state .lv-status, #lv-state .lv-error")
+    page.click("[data-lv-budget='16']")
+    answered(page, "16 of 64")
+
+
+# --------------------------------------------------------------------------------------- the tabs
+def test_the_border_between_both_answers_can_be_dragged_and_moved_by_keyboard(page, file):
+    find(page, file)
+    stage = page.locator(".lv-compare").bounding_box()
+    y = stage["y"] + stage["height"] / 2
+    page.mouse.move(stage["x"] + stage["width"] / 2, y)
+    page.mouse.down()
+    page.mouse.move(stage["x"] + stage["width"] * 0.2, y, steps=5)
+    page.mouse.up()
+    cut = "parseFloat(getComputedStyle(document.documentElement).getPropertyValue('--lv-cut'))"
+    assert page.evaluate(cut) == pytest.approx(20, abs=3)
+    before = page.evaluate(cut)
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(cut) > before
+    kept = page.evaluate(cut)
+    page.click("[data-lv-budget='32']")
+    answered(page, "32 of 64")
+    assert float(page.input_value(".lv-range")) == kept, "a new answer keeps the border"
+
+
+def test_the_overlay_shows_both_answers_in_one_picture(page, file):
+    find(page, file)
+    assert not page.is_visible(".lv-view-overlay")
+    page.click("[data-lv-view='overlay']")
+    assert page.is_visible(".lv-view-overlay")
+    assert not page.is_visible(".lv-view-compare")
+
+
+def test_each_phrase_has_its_own_tokens_and_similarity(page, file):
+    find(page, file, "the disc\na wall")
+    tab(page, "Tokens")
+    first = page.get_attribute("#lv-tokens img", "alt")
+    assert "the disc" in first
+    page.locator("#lv-phrase label", has_text="a wall").click()
+    page.wait_for_function("document.querySelector('#lv-tokens img').alt.includes('a wall')")
+    tab(page, "Similarity")
+    page.wait_for_function("document.querySelector('#lv-sim img').alt.includes('a wall')")
+    assert "Reversal (AUC)" in page.inner_text("#lv-sim")
+
+
+def test_measuring_again_shows_work_memory_and_spread(page, file):
+    find(page, file)
+    tab(page, "Cost")
+    assert "One run each" in page.inner_text("#lv-cost")
+    page.click("#lv-measure")
+    page.wait_for_function(
+        "document.querySelector('#lv-cost').textContent.includes('Median of 5 runs')"
+    )
+    assert "MFLOP" in page.inner_text("#lv-cost")
+    assert page.locator("#lv-cost .lv-whisker").count() >= 6
+
+
+def test_the_curve_is_drawn_to_the_end(page, file):
+    find(page, file)
+    tab(page, "Budget curve")
+    page.click("#lv-sweep")
+    page.wait_for_function("document.querySelector('#lv-curve').textContent.includes('9 of 9')")
+    assert page.locator("#lv-curve .lv-dot").count() >= 18
+
+
+def test_the_curve_can_be_cancelled_and_the_page_goes_on(page, file):
+    find(page, file, "\n".join(f"thing {n}" for n in range(6)))
+    tab(page, "Budget curve")
+    page.click("#lv-sweep")
+    page.wait_for_selector("#lv-curve .lv-progress")
+    page.click("#lv-cancel")
+    page.wait_for_function("document.querySelector('#lv-curve').textContent.includes('Cancelled')")
+    page.wait_for_timeout(700)
+    assert "Cancelled" in page.inner_text("#lv-curve")
+    page.click("[data-lv-budget='8']")
+    answered(page, "8 of 64")
+
+
+def test_files_can_be_saved(page, file, tmp_path):
+    find(page, file)
+    tab(page, "Use it")
+    assert "pipe.ground(scene, ['the disc'], budget=21)" in page.inner_text("#lv-snippet")
+    page.click("#lv-prepare")
+    page.wait_for_selector("#lv-downloads a[download='figure.svg']")
+    for name in ("mask-1.png", "result.json", "figure.png"):
+        with page.expect_download() as waiting:
+            page.click(f"#lv-downloads a[download='{name}']")
+        waiting.value.save_as(tmp_path / name)
+    assert Image.open(tmp_path / "mask-1.png").size == (240, 180)
+    assert json.loads((tmp_path / "result.json").read_text())["results"][0]["phrase"] == "the disc"
+    assert Image.open(tmp_path / "figure.png").format == "PNG"
+
+
+# ------------------------------------------------------------------------------------------ errors
+def test_an_error_is_told_and_the_next_try_works(page, file):
+    page.click("#lv-run")
+    page.wait_for_selector("#lv-state .lv-error")
+    assert "Choose a picture" in page.inner_text("#lv-state")
+    upload(page, file)
+    page.click("#lv-run")
+    page.wait_for_function(
+        "document.querySelector('#lv-state .lv-error')?.textContent.includes('Type what')"
+    )
+    page.fill("#lv-phrases textarea", "a thing")
+    page.click("#lv-run")
+    answered(page)
+    assert not page.locator("#lv-state .lv-error").count()
+
+
+def test_after_an_error_no_old_answer_is_left_on_screen(page, file):
+    find(page, file)
+    page.fill("#lv-phrases textarea", "?!")
+    page.click("#lv-run")
+    page.wait_for_selector("#lv-state .lv-error")
+    assert not page.locator("#lv-masks img").count()
+
+
+def test_what_is_no_picture_is_refused_on_the_page(page, tmp_path, file):
+    path = tmp_path / "text.png"
+    path.write_text("no picture")
+    page.set_input_files("#lv-picture input[type=file]", str(path))
+    page.fill("#lv-phrases textarea", "a thing")
+    page.wait_for_timeout(800)
+    page.click("#lv-run")
+    page.wait_for_selector("#lv-state .lv-error")
+    assert "not a JPEG, PNG or WEBP" in page.inner_text("#lv-state")
+
+
+def test_a_reload_starts_afresh(page, file):
+    find(page, file)
+    page.reload()
+    page.wait_for_selector("#lv-run")
+    assert "Choose a picture" in page.inner_text("#lv-masks")
+    find(page, file)
+
+
+def test_two_visitors_keep_their_own_answers(browser, server, file, tmp_path):
+    other = tmp_path / "other.png"
+    Image.new("RGB", (60, 90), "teal").save(other)
+    first = open_page(browser, server)
+    second = open_page(browser, server)
+    one, two = next(first), next(second)
+    find(one, file, "mine")
+    find(two, str(other), "yours")
+    one.click("[data-lv-budget='8']")
+    answered(one, "8 of 64")
+    size = "i => [i.naturalWidth, i.naturalHeight]"
+    assert one.eval_on_selector("#lv-masks img", size) == [240, 180]
+    assert two.eval_on_selector("#lv-masks img", size) == [60, 90]
+    assert "mine" in one.inner_text("#lv-masks")
+    for visit in (first, second):
+        next(visit, None)
+
+
+# ---------------------------------------------------------------------------- phone, dark, keyboard
+def test_a_phone_shows_every_tab_without_scrolling_sideways(phone, file):
+    find(phone, file, "the disc\na rather long phrase about something on the left of the picture")
+    for name in ("Masks", "Tokens", "Similarity", "Cost", "Budget curve", "Use it"):
+        tab(phone, name)
+        phone.wait_for_timeout(150)
+        assert phone.evaluate("document.documentElement.scrollWidth") <= 390, name
+
+
+def test_dark_mode_is_dark_and_legible(dark, file):
+    find(dark, file)
+
+    def luma(script):
+        colour = [float(n) for n in re.findall(r"[\d.]+", dark.evaluate(script))[:3]]
+        return np.dot(colour, (0.299, 0.587, 0.114))
+
+    body = luma("getComputedStyle(document.querySelector('.gradio-container')).backgroundColor")
+    for part in (
+        ".lv-head h1",
+        ".lv-head p",
+        "#lv-state .lv-status",
+        ".lv-legend li",
+        ".lv-caption",
+    ):
+        text = luma(f"getComputedStyle(document.querySelector('{part}')).color")
+        assert text - body > 90, part
+    assert body < 60
+
+
+def test_all_of_it_can_be_reached_by_keyboard(page, file):
+    upload(page, file)
+    page.locator("#lv-phrases textarea").focus()
+    page.keyboard.type("a thing")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "lv-run"
+    page.keyboard.press("Enter")
+    answered(page)
+    seen = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        seen.add(
+            page.evaluate(
+                "(() => { const e = document.activeElement; return e.dataset.lvBudget ? 'mark' : "
+                "e.dataset.lvView || (e.getAttribute('role') === 'tab' ? 'tab' : '') || "
+                "(e.classList.contains('lv-range') ? 'border' : '') || "
+                "(e.type === 'range' ? 'budget' : ''); })()"
+            )
+        )
+        if {"mark", "tab", "border", "budget", "overlay"} <= seen:
+            break
+    assert {"mark", "tab", "border", "budget", "overlay"} <= seen
