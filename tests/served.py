@@ -47,9 +47,11 @@ class Server:
     Args:
         folder: for its temporary files, its log, and the notes on its connections.
         options: of app.py.
+        model: that answers.
+        threads: of torch.
     """
 
-    def __init__(self, folder, *options, model="tiny-random"):
+    def __init__(self, folder, *options, model="tiny-random", threads="1"):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "sitecustomize.py").write_text(WATCH)
@@ -57,6 +59,7 @@ class Server:
         self.uploads = self.folder / "uploads"
         self.calls = self.folder / "calls.txt"
         self.calls.touch()
+        self.threads = threads
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.command = [
@@ -73,7 +76,7 @@ class Server:
             "PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}",
             "LITELVLM_TEST_CALLS": str(self.calls),
             "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": self.threads,
         }
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
