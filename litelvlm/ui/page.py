@@ -31,6 +31,7 @@ RUN: dict[str, Any] = {
     "show_progress": "minimal",
 }
 DRAW: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+SLOW_BYTES = 2e9  # weights beyond which a CPU is no pleasure
 _DEFAULT = ("model’s default", "")
 
 
@@ -412,7 +413,11 @@ def model_line(desk: Desk, name: str) -> str:
         known = ""
     where = "CPU" if pipe.device.type == "cpu" else str(pipe.device)
     name = f"<b>{esc(pipe.name)}</b>"
-    return f'<p class="lv-model">Answers come from {name}{note}. {known} On {where}.</p>'
+    line = f'<p class="lv-model">Answers come from {name}{note}. {known} On {where}.</p>'
+    if pipe.device.type == "cpu" and pipe.weight_bytes > SLOW_BYTES:
+        text = "This model is large and there is no GPU: an answer takes minutes."
+        line += panels.notice("warn", "Running on the CPU", text)
+    return line
 
 
 def _vocabulary(desk: Desk) -> None:

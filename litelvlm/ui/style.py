@@ -80,6 +80,7 @@ CSS = """
 .lv-error{background:var(--lv-bad);border-color:var(--lv-bad-line)}
 .lv-note{font-size:13px;line-height:1.45;color:var(--lv-soft);border-left:3px solid
  var(--lv-warn-line);padding:1px 0 1px 10px;margin-top:8px}
+#lv-state{min-height:30px}
 .lv-status{font-size:14px;font-weight:560;font-variant-numeric:tabular-nums}
 /* stages: the photo once, see-through layers above it */
 .lv-stage{position:relative;width:100%;max-width:calc(64vh*var(--lv-ratio));margin:0 auto;
@@ -200,7 +201,8 @@ CSS = """
 .lv-examples img{width:100%!important;height:70px!important;object-fit:cover;display:block;
  margin:0!important;border-radius:0!important}
 .lv-examples span{display:block;font-size:11.5px;line-height:1.3;padding:4px 7px 5px;
- color:var(--lv-soft);white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
+ color:var(--lv-soft);white-space:nowrap;overflow:hidden;text-overflow:ellipsis;
+ font-weight:450}
 .lv-act{align-self:flex-start}
 .lv-acts{gap:8px!important;flex-wrap:nowrap!important}
 #lv-phrase label{padding:4px 10px!important;font-size:13px}
