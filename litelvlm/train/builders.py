@@ -22,7 +22,22 @@ def build_dual_encoder(config: dict[str, Any]) -> nn.Module:
         nn.init.normal_(block.attn.out_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
         nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
         nn.init.normal_(block.mlp.c_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
+    with torch.no_grad():
+        # Random vectors this small drown in the patch contents within a few blocks.
+        visual.positional_embedding[1:] += place_waves(*visual.grid_size, width)
     return model
+
+
+def place_waves(rows: int, cols: int, width: int, octaves: int = 4) -> torch.Tensor:
+    """Smooth position vectors (rows * cols, width) with entries of deviation about 0.3.
+
+    Sines and cosines of the place over 1/2, 1, 2, ... periods of the grid, in random directions.
+    """
+    y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(cols) + 0.5, indexing="ij")
+    phases = [torch.pi * 2**k * axis for k in range(octaves) for axis in (x / cols, y / rows)]
+    waves = torch.stack([f(p) for p in phases for f in (torch.sin, torch.cos)], -1).flatten(0, 1)
+    directions = torch.randn(waves.shape[-1], width)
+    return waves @ directions * (0.3 * (2 / waves.shape[-1]) ** 0.5)
 
 
 def build_language(config: dict[str, Any], mimetic: bool = True) -> nn.Module:
@@ -39,7 +54,7 @@ def build_language(config: dict[str, Any], mimetic: bool = True) -> nn.Module:
     return model
 
 
-def _mimetic(attention: nn.Module, heads: int, match: float = 0.7, copy: float = 0.4) -> None:
+def _mimetic(attention: nn.Module, heads: int, match: float = 0.7, copy: float = 0.2) -> None:
     """Set one attention in place: q ~ k per head, o v ~ ``copy`` times identity."""
     width = attention.q_proj.in_features
     d = width // heads

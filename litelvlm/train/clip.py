@@ -3,8 +3,8 @@
 Two things are added to the usual recipe, both at training time only:
 
 * a dense head on H (the input of the last block, which is what the language model will read)
-  names the class, the colour and the box of what lies under each patch, so that patch features
-  become useful after 10^5 pictures instead of 10^8;
+  tells the class, the colour and the box of what lies under each patch and where the patch is,
+  so that patch features become useful after 10^5 pictures instead of 10^8;
 * pictures of half the side are trained on random windows of the position table, at the pixel
   scale of full pictures, which costs a quarter; full pictures follow at the end.
 
@@ -142,7 +142,7 @@ class ClipBatches:
         rng = np.random.default_rng((self.seed, number))
         full = number >= self.switch
         recipe, count = (self.full, self.scenes_full) if full else (self.small, self.scenes)
-        images, kinds, colours, boxes, present, windows = [], [], [], [], [], []
+        images, kinds, colours, boxes, places, present, windows = [], [], [], [], [], [], []
         texts: list[str] = []
         owner: list[int] = []
         wanted: list[np.ndarray] = []
@@ -156,6 +156,8 @@ class ClipBatches:
             colours.append(colour)
             boxes.append(box)
             windows.append(rng.integers(0, self.grid - side // 14 + 1, 2))
+            y, x = np.divmod(np.arange(len(kind)), side // 14)
+            places.append((np.stack([x, y], 1) + windows[-1][::-1] + 0.5) / self.grid)
             here = np.zeros(len(table), bool)
             here[[table[o.name] for o in scene.objects]] = True
             present.append(here)
@@ -175,6 +177,7 @@ class ClipBatches:
             "kind": torch.from_numpy(np.stack(kinds)),
             "colour": torch.from_numpy(np.stack(colours)),
             "box": torch.from_numpy(np.stack(boxes)),
+            "place": torch.from_numpy(np.stack(places).astype(np.float32)),
             "window": torch.from_numpy(np.stack(windows)),
             "present": torch.from_numpy(np.stack(present)),
             "texts": tokenize(texts, context_length=self.context),
@@ -206,7 +209,7 @@ def contrastive(
 
 def dense_losses(head: DenseHead, patches: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Losses and accuracies of the dense head; objects and background weigh the same."""
-    kind, colour, box, _ = head(patches)
+    kind, colour, box, place = head(patches)
     truth = batch["kind"]
     on, off = truth > 0, truth == 0
     k_on = F.cross_entropy(kind[on], truth[on])
@@ -216,16 +219,19 @@ def dense_losses(head: DenseHead, patches: Tensor, batch: dict[str, Tensor]) -> 
     if painted.any():
         paint = F.cross_entropy(colour[painted], batch["colour"][painted])
     edge = F.smooth_l1_loss(box[on], batch["box"][on], beta=0.1)
+    # The language model must know where a patch lies: H has to carry it to the end.
+    where = F.smooth_l1_loss(place, batch["place"], beta=0.05)
     with torch.no_grad():
         named = (kind[on].argmax(-1) == truth[on]).float().mean()
         clear = (kind[off].argmax(-1) == 0).float().mean()
         hue = (colour[painted].argmax(-1) == batch["colour"][painted]).float().mean()
     return {
-        "loss": k_on + 0.5 * k_off + 0.3 * paint + 2.0 * edge,
+        "loss": k_on + 0.5 * k_off + 0.3 * paint + 2.0 * edge + 5.0 * where,
         "named": named,
         "clear": clear,
         "hue": hue,
         "edge": edge.detach(),
+        "place": where.detach(),
     }
 
 
@@ -302,6 +308,7 @@ def train_clip(
             clear=dense["clear"],
             hue=dense["hue"],
             edge=dense["edge"],
+            place=dense["place"],
             gap=gap,
             reverse=reverse,
         )

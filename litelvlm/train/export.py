@@ -25,19 +25,19 @@ _PARTS = {
 def collect(folder: Path) -> dict[str, Tensor]:
     """Weights of the whole model under the engine's names, from a run's checkpoints.
 
-    The train-time helpers are left behind. If the language stage tuned the mask decoder, the
-    tuned one is taken.
+    The train-time helpers are left behind. The mask decoder is the one that the language stage
+    has tuned.
     """
     clip = _modules(folder / "clip.pt")["clip"]
     sam = _modules(folder / "masks.pt")["sam"]
     tensors = {f"dual_encoder.{k}": v for k, v in clip.items()}
     tensors |= {f"segmenter.{k}": v for k, v in sam.items()}
-    for key, value in _modules(folder / "language.pt")["grounder"].items():
+    language = _modules(folder / "language.pt")
+    for key, value in language["grounder"].items():
         head, _, rest = key.partition(".")
         if head in _PARTS:
             tensors[f"{_PARTS[head]}.{rest}"] = value
-        elif head == "decoder":
-            tensors[f"segmenter.mask_decoder.{rest}"] = value
+    tensors |= {f"segmenter.mask_decoder.{k}": v for k, v in language["decoder"].items()}
     return tensors
 
 

@@ -22,11 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from litelvlm.data.sprites import COLOURS
 from litelvlm.models.language import build_projector, build_seg_head
 from litelvlm.train import clip as clip_stage
 from litelvlm.train import masks as mask_stage
 from litelvlm.train.builders import build_language
-from litelvlm.train.common import Run, adamw, autocast, seed_everything
+from litelvlm.train.common import Run, adamw, autocast, seed_everything, to_device
+from litelvlm.train.start import start_from_head
 from litelvlm.train.targets import (
     chw,
     low_mask,
@@ -253,11 +255,12 @@ def to_corners(raw: Tensor) -> Tensor:
 
 @dataclass
 class Frozen:
-    """The two frozen parts the language stage reads from."""
+    """The frozen parts that the language stage reads from."""
 
     clip: nn.Module
     sam: nn.Module
     prompt: nn.Module
+    head: clip_stage.DenseHead
 
     @torch.no_grad()
     def features(self, batch: dict[str, Any], masks: bool) -> tuple[Tensor, Tensor | None]:
@@ -277,14 +280,18 @@ def load_frozen(recipe: Recipe, folder: Path, device: str) -> Frozen:
     clip = build_dual_encoder(recipe.dual_encoder)
     state = torch.load(folder / "clip.pt", map_location="cpu", weights_only=False)
     clip.load_state_dict(state["modules"]["clip"])
+    rows = len(state["modules"]["head"]["linear.weight"])
+    width = recipe.dual_encoder["vision_cfg"]["width"]
+    head = clip_stage.DenseHead(width, rows - len(COLOURS) - 7)
+    head.load_state_dict(state["modules"]["head"])
     sam = build_segmenter(recipe.segmenter)
     prompt = mask_stage.PromptToken(recipe.segmenter["prompt_encoder_config"]["hidden_size"])
     state = torch.load(folder / "masks.pt", map_location="cpu", weights_only=False)
     sam.load_state_dict(state["modules"]["sam"])
     prompt.load_state_dict(state["modules"]["prompt"])
-    for module in (clip, sam, prompt):
+    for module in (clip, sam, prompt, head):
         module.to(device).eval().requires_grad_(False)
-    return Frozen(clip, sam, prompt)
+    return Frozen(clip, sam, prompt, head)
 
 
 class Grounder(nn.Module):
@@ -365,7 +372,8 @@ class Grounder(nn.Module):
             name = name + F.cross_entropy(scores, kind[chosen]) / 2
         out["name"] = name
         on = kind[chosen] > 0
-        here = self.helpers.place(states[self.helpers.layers[1]][:, span][kind > 0].float())
+        late = states[self.helpers.layers[1]][:, span][kind > 0].float()
+        here = self.helpers.place(self.helpers.norm[1](late))
         out["place"] = F.smooth_l1_loss(here.float(), batch["place"][kind > 0], beta=0.05) * 4
         out["named"] = (scores.argmax(-1) == kind[chosen])[on].float().mean()
 
@@ -421,7 +429,8 @@ def train_language(
     probe: Callable[[Grounder, Frozen], dict[str, float]] | None = None,
     limit: int | None = None,
 ) -> Grounder:
-    """Train the grounding part; the checkpoint ``language.pt`` holds ``grounder``."""
+    """Train the grounding part; the checkpoint ``language.pt`` holds ``grounder``
+    and the tuned ``decoder``."""
     from litelvlm.data.scenes import names
 
     seed_everything(recipe.seed)
@@ -431,11 +440,14 @@ def train_language(
     tokens = PromptTokens(tokenizer)
     grounder = Grounder(recipe, tokens, list(names())).to(device)
     optimiser = adamw([grounder], plan.lr, plan.decay, (0.9, 0.98))
-    run = Run(
-        folder, "language", {"grounder": grounder}, optimiser, plan.steps, plan.lr, plan.warmup
+    # The mask decoder is tuned gently near the end; its image encoder never.
+    decoder = frozen.sam.mask_decoder
+    optimiser.add_param_group(
+        {"params": list(decoder.parameters()), "weight_decay": 0.0, "scale": plan.decoder}
     )
-    if resume:
-        run.resume()
+    modules = {"grounder": grounder, "decoder": decoder}
+    run = Run(folder, "language", modules, optimiser, plan.steps, plan.lr, plan.warmup)
+    resumed = resume and run.resume()
     batches = LanguageBatches(
         phases=plan.phases,
         turns=plan.turns,
@@ -444,9 +456,13 @@ def train_language(
         sam_side=recipe.segmenter["vision_config"]["image_size"],
         seed=recipe.seed + 3 * 10**8,
     )
+    if not resumed:
+        sample = to_device(batches(0), device)
+        start_from_head(grounder, frozen.head, frozen.features(sample, False)[0])
 
     def learn(batch: dict[str, Any]) -> Tensor:
         masks = run.step >= plan.masks_from
+        decoder.requires_grad_(run.step >= plan.decoder_from)
         with autocast(device, recipe.bf16):
             patches, embedding = frozen.features(batch, masks)
             out = grounder.losses(frozen, patches, embedding, batch, plan)

@@ -54,6 +54,7 @@ class LanguagePlan:
         phases: (first step, scenes, scenes per batch), easy to hard.
         turns: expressions per picture; length: tokens per turn.
         masks_from: step from which masks are asked of the model.
+        decoder_from: step from which the mask decoder learns too, at ``decoder`` times the rate.
         text, name, place, point, box, token, mask: weights of the losses.
     """
 
@@ -61,6 +62,8 @@ class LanguagePlan:
     lr: float
     phases: tuple[tuple[int, SceneRecipe, int], ...]
     masks_from: int
+    decoder_from: int
+    decoder: float = 0.1
     turns: int = 12
     length: int = 32
     vocabulary: int = 2048
@@ -203,6 +206,7 @@ def recipe(scale: str) -> Recipe:
                 1e-3,
                 ((0, _EASY, 4), (26, _LANGUAGE, 2)),
                 masks_from=20,
+                decoder_from=26,
                 turns=4,
                 vocabulary=600,
                 warmup=5,
@@ -216,13 +220,15 @@ def recipe(scale: str) -> Recipe:
             dual_encoder=_dual_encoder(192, 7, 128, 3),
             segmenter=_segmenter(160, 5, 128),
             language=_language(256, 6, 704),
-            clip=ClipPlan(2900, 2200, 32, 12, 1e-3, _HALF, _FULL),
+            clip=ClipPlan(2600, 2300, 32, 12, 1e-3, _HALF, _FULL),
             masks=MaskPlan(3000, 2300, 12, 6, 8e-4, _HALF_MASKS, _FULL_MASKS),
             language_plan=LanguagePlan(
                 5500,
                 1e-3,
-                ((0, _EASY, 8), (700, _HARD, 8), (2200, _LANGUAGE, 4)),
-                masks_from=1500,
+                ((0, _EASY, 6), (900, _HARD, 6), (2600, _LANGUAGE, 3)),
+                masks_from=2300,
+                decoder_from=4500,
+                warmup=100,
             ),
         )
     if scale == "full":
@@ -237,6 +243,7 @@ def recipe(scale: str) -> Recipe:
                 6e-4,
                 ((0, _EASY, 64), (3000, _HARD, 64), (9000, _LANGUAGE, 32)),
                 masks_from=6000,
+                decoder_from=34000,
                 warmup=1000,
             ),
             workers=12,

@@ -1,0 +1,86 @@
+"""Where the language model starts: the projector from the dual encoder's dense head.
+
+The dense head reads class, colour, place and box of what lies under a patch out of H, linearly.
+Its rows make up the first layer of the projector, so that image tokens carry these facts from
+the first step on, and the words of classes and colours start where the projector puts them. With
+attention that starts as content matching, a word then attends to the patches it names. Nothing
+is frozen: training moves everything.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from litelvlm.data.sprites import COLOURS
+
+if TYPE_CHECKING:
+    from litelvlm.train.clip import DenseHead
+    from litelvlm.train.language import Grounder
+
+WORD = 0.1  # deviation of a word vector's entries
+
+
+@torch.no_grad()
+def start_from_head(grounder: Grounder, head: DenseHead, patches: Tensor) -> None:
+    """Set projector and word vectors in place.
+
+    patches: (B, N, W) sample of H, to measure scales on.
+    """
+    first, second = grounder.projector[0], grounder.projector[2]
+    hidden = first.out_features
+    rows = patches.reshape(-1, patches.shape[-1]).float()
+    named = head(rows[None])[0][0].argmax(-1) > 0
+    # The head's norm, unfolded with the usual spread of a token that shows a thing:
+    # facts = rows @ matrix.T + bias.
+    spread = rows[named if named.any() else slice(None)].std(-1).median()
+    gain = head.linear.weight * head.norm.weight / spread
+    matrix = gain - gain.mean(1, keepdim=True)
+    bias = head.linear.weight @ head.norm.bias + head.linear.bias
+    classes, colours = head.sizes[0], head.sizes[1]
+    facts = rows @ matrix.T + bias
+    kind = facts[:, :classes]
+    top = kind.max(-1).values
+    on = named
+    low = kind.flatten()[:: max(1, kind.numel() // 10**6)].quantile(0.985)
+    high = top[on].mean() if on.any() else top.mean()
+    scale = 3.0 / (high - low).clamp(min=1e-3)
+    weights = [matrix[:classes] * scale]
+    shifts = [(bias[:classes] - low) * scale]
+    paint = facts[:, classes : classes + colours]
+    middle, wide = paint.mean(), paint.std().clamp(min=1e-3)
+    weights.append(matrix[classes : classes + colours] / wide)
+    shifts.append((bias[classes : classes + colours] - middle) / wide)
+
+    # Corners of the thing's box and the patch's place, each with both signs, in -2..2.
+    edge, place = matrix[-6:-2] * (100 / 336), matrix[-2:]
+    edge_b, place_b = bias[-6:-2] * (100 / 336), bias[-2:]
+    corner, corner_b = edge + place.repeat(2, 1), edge_b + place_b.repeat(2)
+    both = torch.cat([corner, place])
+    both_b = torch.cat([corner_b, place_b])
+    weights += [4 * both, -4 * both]
+    shifts += [4 * both_b - 2, 2 - 4 * both_b]
+    # Steps along the centre of the box: left of, right of, above, below a line.
+    centre = (corner[:2] + corner[2:]) / 2
+    centre_b = (corner_b[:2] + corner_b[2:]) / 2
+    for line in (0.2, 0.35, 0.5, 0.65, 0.8):
+        weights.append(10 * centre)
+        shifts.append(10 * (centre_b - line))
+    weight, shift = torch.cat(weights), torch.cat(shifts)
+    count = min(len(weight), hidden)
+    first.weight.mul_(1 / spread)
+    first.weight[:count], first.bias[:count] = weight[:count], shift[:count]
+
+    width = second.out_features
+    nn.init.normal_(second.weight, std=0.5 * width**-0.5)
+    nn.init.zeros_(second.bias)
+    named = min(classes + colours, hidden)
+    directions = nn.functional.normalize(torch.randn(named, width), dim=-1)
+    second.weight[:, :named] = directions.T * 4.0
+    words = grounder.llama.model.embed_tokens.weight
+    words.normal_(std=WORD)
+    ids = [*grounder.words.tolist(), *(grounder.tokens.word(c) for c in COLOURS)]
+    for row, word in enumerate(ids[:named]):
+        words[word] = directions[row] * WORD * width**0.5
