@@ -169,7 +169,7 @@ def heat_layer(
     height, width = size or frame.image_hw
     layer = np.zeros((height, width, 4), np.uint8)
     boxes = _pixel_boxes(frame, (height, width))
-    colours = colour_scale(values).rgb(values)
+    colours = colour_scale(np.asarray(values)[seen_patches(frame)]).rgb(values)
     for colour, (x0, y0, x1, y1) in zip(colours.tolist(), boxes.tolist(), strict=True):
         layer[y0:y1, x0:x1] = (*colour, round(255 * opacity))
     if threshold is not None:
@@ -184,6 +184,13 @@ def heat_layer(
             x0, _, x1, y = grid[row, column]
             layer[max(y - line, 0) : y + line, x0:x1] = (16, 18, 26, 255)
     return _hatch_unseen(layer, frame)
+
+
+def seen_patches(frame: PatchFrame) -> np.ndarray:
+    """(N,) bool: patches that lie in the picture at least in part, not wholly in the padding."""
+    boxes, (height, width) = frame.boxes(), frame.image_hw
+    across = (boxes[:, 2] > 0) & (boxes[:, 0] < width)
+    return across & (boxes[:, 3] > 0) & (boxes[:, 1] < height)
 
 
 # ------------------------------------------------------------------------------------- colour
@@ -218,7 +225,10 @@ class ColourScale:
 
 
 def colour_scale(values: np.ndarray) -> ColourScale:
-    """The colour scale that `heat_layer` uses for these values, for a colour bar beside it."""
+    """The colour scale of these values.
+
+    `heat_layer` uses that of the patches it draws: `colour_scale(values[seen_patches(frame)])`.
+    """
     finite = np.asarray(values, float)
     finite = finite[np.isfinite(finite)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
@@ -355,7 +365,7 @@ def _draw(picture: Figure, rows: Sequence[GroundingResult]) -> Figure:
         if tokens.similarity is None:
             axes[2].text(0.5, 0.5, "no similarity in this model", ha="center", fontsize=8)
             continue
-        scale = colour_scale(tokens.similarity)
+        scale = colour_scale(tokens.similarity[seen_patches(tokens.frame)])
         norm = Normalize(scale.centre - scale.reach, scale.centre + scale.reach)
         bar = picture.colorbar(ScalarMappable(norm, colours), ax=axes[2], fraction=0.046, pad=0.02)
         bar.ax.set_ylim(scale.low, scale.high if scale.high > scale.low else scale.low + 1)

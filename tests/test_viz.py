@@ -26,8 +26,16 @@ def make_result(hw=(60, 80), grid=(6, 6), budget=12, view="crop", similarity=Tru
     tokens = TokenMap(
         order, chosen.reason[0].numpy(), order, scores if similarity else None, context, frame
     )
-    logits = np.where(mask, 4.0, -4.0).astype(np.float32)
-    return GroundingResult(image, phrase, mask, logits, "It is [SEG].", True, tokens)
+    return GroundingResult(
+        image=image,
+        phrase=phrase,
+        mask=mask,
+        low_res_logits=None,
+        mask_frame=None,
+        text="It is [SEG].",
+        found=True,
+        selection=tokens,
+    )
 
 
 def test_a_fully_transparent_layer_leaves_the_picture_unchanged_and_copies_it():
@@ -105,6 +113,16 @@ def test_letterboxed_patches_cover_the_whole_picture():
     layer = viz.token_layer(make_result(hw=(60, 120), view="letterbox").selection)
     assert not (layer[..., 3] == 205).any()
     assert (layer[..., 3] > 0).all()
+
+
+def test_patches_of_the_padding_do_not_stretch_the_colours():
+    frame = PatchFrame((4, 4), (20, 40), "letterbox")
+    assert viz.seen_patches(frame).reshape(4, 4).all(axis=1).tolist() == [False, True, True, False]
+    values = np.where(viz.seen_patches(frame), np.tile([-1.0, 1.0], 8), 900.0)
+    layer = viz.heat_layer(values, frame)
+    blue, red = layer[5, 5, :3].astype(int), layer[5, 15, :3].astype(int)
+    assert blue[2] > blue[0] + 50
+    assert red[0] > red[2] + 50
 
 
 @pytest.mark.parametrize("size", [(30, 40), (90, 120)])

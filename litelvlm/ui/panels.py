@@ -219,6 +219,11 @@ def tokens(given: Answer, index: int) -> str:
             f"{_swatch('unseen')} CLIP is shown the middle square: <b>{_percent(facts.unseen)}</b> "
             "of this picture (hatched) never becomes a token. SAM sees all of it."
         )
+    if facts.padding:
+        lines.append(
+            f"<b>{facts.padding}</b> of the kept patches lie in the padding above and below or "
+            "beside the picture, which this model is shown as a square; they are not drawn."
+        )
     method = METHODS[given.ask.method]
     lines.append(f"{esc(method.title)}: {esc(method.rule_text)}")
     text = "".join(f"<p>{line}</p>" for line in lines)
@@ -237,7 +242,7 @@ def similarity(given: Answer, index: int) -> str:
     frame = item.selection.frame
     hw = view_size(given.picture.image.shape[:2])
     layer = viz.heat_layer(values, frame, hw, threshold=cut)
-    scale = viz.colour_scale(values)
+    scale = viz.colour_scale(values[viz.seen_patches(frame)])
     middle = "White is zero." if scale.signed else "White is the middle of the range."
     outlined = (
         " Outlined: kept as least similar."
@@ -245,7 +250,7 @@ def similarity(given: Answer, index: int) -> str:
         else " This method makes no such cut."
     )
     alt = f"CLIP similarity of each patch to “{item.phrase}”, {scale.low:.3g} to {scale.high:.3g}"
-    inside = facts.inside >= 0.5
+    inside = facts.inside[facts.seen] >= 0.5
     parts = [
         _stage(hw, _layer(layer, alt, "lv-fade"), "lv-grey"),
         '<label class="lv-opacity">Photo <input class="lv-opacity-range" type="range" min="0" '
@@ -257,7 +262,7 @@ def similarity(given: Answer, index: int) -> str:
     if inside.any() and not inside.all():
         parts.append(
             "<h4>Inside and outside the mask</h4>"
-            f"{charts.histogram(values, inside, cut)}"
+            f"{charts.histogram(values[facts.seen], inside, cut)}"
             f'<p class="lv-caption">{_swatch("inside")} {int(inside.sum())} patches inside the '
             f"mask {_swatch('outside')} {int((~inside).sum())} outside; share of each group.</p>"
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from litelvlm import viz
 from litelvlm.errors import InputError
 from litelvlm.metrics import iou, reversal_auc, token_recall
 from litelvlm.ui.limits import Picture
@@ -106,7 +107,10 @@ class Answer:
     def facts(self, index: int) -> Facts:
         """What can be read off the token map and the similarity of one phrase."""
         item = self.pruned[index]
-        inside = item.selection.frame.coverage(item.mask)
+        frame = item.selection.frame
+        inside = frame.coverage(item.mask)
+        # Patches of the padding say nothing about the picture.
+        seen = frame.coverage(np.ones(frame.image_hw, bool)) >= 0.5
         x0, y0, x1, y1 = item.selection.frame.seen_box
         height, width = item.selection.frame.image_hw
         return Facts(
@@ -115,8 +119,10 @@ class Answer:
             total=item.selection.frame.count,
             recall=token_recall(item.selection.kept(), inside),
             unseen=1.0 - max(0.0, (x1 - x0) * (y1 - y0)) / (width * height),
-            auc=reversal_auc(self.similarity[index], inside),
+            auc=reversal_auc(self.similarity[index][seen], inside[seen]),
             inside=inside,
+            seen=seen,
+            padding=int((item.selection.kept() & ~viz.seen_patches(frame)).sum()),
         )
 
 
@@ -132,6 +138,8 @@ class Facts:
         unseen: share of the picture outside CLIP's view.
         auc: chance that a patch inside scores higher than one outside; None without a mask.
         inside: (N,) share of each patch under the mask.
+        seen: (N,) bool, patches that lie in the picture by at least half, not in the padding.
+        padding: patches kept that lie wholly in the padding.
     """
 
     kept: dict[int, int]
@@ -141,6 +149,8 @@ class Facts:
     unseen: float
     auc: float | None
     inside: np.ndarray
+    seen: np.ndarray
+    padding: int
 
 
 def answer(
