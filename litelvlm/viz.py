@@ -293,8 +293,14 @@ def curve_figure(
     axes = picture.subplots()
     inks = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#444444")
     for number, (name, points) in enumerate(curves.items()):
-        style = {"color": inks[number % len(inks)], "marker": "osD^vPX"[number % 7], "ms": 4}
-        axes.plot(*zip(*points, strict=True), ("-", "--", ":")[number % 3], label=name, **style)
+        axes.plot(
+            *zip(*points, strict=True),
+            ("-", "--", ":")[number % 3],
+            label=name,
+            color=inks[number % len(inks)],
+            marker="osD^vPX"[number % 7],
+            ms=4,
+        )
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, lw=0.6)
@@ -357,9 +363,9 @@ def _draw(picture: Figure, rows: Sequence[GroundingResult]) -> Figure:
         axes[0].set_title(f"“{phrase}”{state}", fontsize=9, parse_math=False)
         kept = {int(reason): int((tokens.reason == reason).sum()) for reason in set(tokens.reason)}
         axes[1].set_title(f"{len(tokens.order)} of {tokens.frame.count} image tokens", fontsize=9)
-        inks = {reason: np.array(REASON_COLOURS[reason]) / 255 for reason in kept}
+        inks = {reason: _fraction(REASON_COLOURS[reason]) for reason in kept}
         keys = [Patch(color=inks[r], label=f"{REASON_NAMES[r]} {n}") for r, n in kept.items()]
-        keys.append(Patch(color=np.array(_DIMMED[:3]) / 255, label="dropped"))
+        keys.append(Patch(color=_fraction(_DIMMED[:3]), label="dropped"))
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "frameon": False}
         axes[1].legend(handles=keys, fontsize=6.5, ncols=len(keys), handlelength=1, **below)
         if tokens.similarity is None:
@@ -377,8 +383,15 @@ def _draw(picture: Figure, rows: Sequence[GroundingResult]) -> Figure:
     return picture
 
 
-def _rows(results: object) -> list[GroundingResult]:
-    rows = [results] if hasattr(results, "mask") else list(results)  # type: ignore[call-overload]
+def _fraction(colour: Colour) -> tuple[float, float, float]:
+    """RGB 0..255 -> 0..1, as matplotlib wants it."""
+    return colour[0] / 255, colour[1] / 255, colour[2] / 255
+
+
+def _rows(
+    results: GroundingResults | Sequence[GroundingResult] | GroundingResult,
+) -> list[GroundingResult]:
+    rows = list(results) if isinstance(results, Sequence) else [results]
     if not rows:
         raise ValueError("nothing to show: no results")
     return rows

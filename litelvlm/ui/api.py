@@ -120,7 +120,7 @@ class Endpoints:
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
         assert given.measured is not None
-        record = {"pruned": panels.to_json(given), "agreement_iou": given.agreement}
+        record: dict[str, Any] = {"pruned": panels.to_json(given), "agreement_iou": given.agreement}
         record["unpruned"] = {
             "llm_tokens": given.unpruned.costs.llm_tokens,
             "kv_cache_bytes": given.unpruned.costs.kv_cache_bytes,

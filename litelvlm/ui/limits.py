@@ -80,7 +80,7 @@ def read_picture(path: str | Path | None, before: Picture | None = None) -> Pict
 
 def take_picture(image: np.ndarray, path: str | None = None) -> Picture:
     """A `Picture` from (H, W, 3) uint8 pixels."""
-    key = hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
+    key = hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
     return Picture(fit(image, WORK_SIDE), (image.shape[0], image.shape[1]), key, path)
 
 
