@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import io
@@ -181,8 +182,6 @@ def test_a_bomb_is_refused_fast_and_costs_no_memory(server, visitor, side):
 
 
 def test_a_bomb_inlined_as_a_data_url_is_refused(server, visitor):
-    import base64
-
     url = "data:image/png;base64," + base64.b64encode(bomb(10_000)).decode()
     before = server.memory
     for file in ({"url": url}, {"url": url, "path": "x.png"}, {"path": url}):
@@ -569,24 +568,48 @@ def test_a_file_beyond_the_limit_is_refused(small_server):
     assert answer.status_code == 413
 
 
-def test_the_tools_over_mcp_are_exactly_the_endpoints(small_server):
+def over_mcp(server, work):
+    """Run `await work(session)` with an MCP session of the server."""
     import asyncio
 
     from mcp import ClientSession
     from mcp.client.streamable_http import streamablehttp_client
 
-    async def tools():
-        url = f"{small_server.url}/gradio_api/mcp/"
+    async def run():
+        url = f"{server.url}/gradio_api/mcp/"
         async with streamablehttp_client(url) as (read, write, _), ClientSession(read, write) as s:
             await s.initialize()
-            return (await s.list_tools()).tools
+            return await work(s)
 
-    listed = asyncio.run(tools())
-    names = {tool.name for tool in listed}
-    assert names == {"ground", "compare", "sweep"}
+    return asyncio.run(run())
+
+
+def test_the_tools_over_mcp_are_exactly_the_endpoints(small_server):
+    listed = over_mcp(small_server, lambda session: session.list_tools()).tools
+    assert {tool.name for tool in listed} == {"ground", "compare", "sweep"}
     for tool in listed:
         text = json.dumps(tool.model_dump(mode="json"))
         assert "at most 200 characters" in text
+        if tool.name != "sweep":
+            assert "from 1 to the model's total" in text
+            assert '"maximum": 64' in text
+
+
+def test_a_tool_grounds_a_picture_inlined_in_its_call(small_server):
+    url = "data:image/png;base64," + base64.b64encode(encoded(picture(3))).decode()
+    given = {"image": url, "phrases": "the disc", "budget": 16}
+    answer = over_mcp(small_server, lambda session: session.call_tool("ground", given))
+    assert not answer.isError
+    text = " ".join(part.text for part in answer.content if part.type == "text")
+    assert checksum(picture(3)) in text
+
+
+def test_a_tool_refuses_bombs_and_addresses_of_this_host(small_server):
+    inlined = "data:image/png;base64," + base64.b64encode(bomb(10_000)).decode()
+    for image in (inlined, "http://127.0.0.1:1/x.png", "http://169.254.169.254/x.png"):
+        given = {"image": image, "phrases": "the disc", "budget": 16}
+        answer = over_mcp(small_server, lambda session: session.call_tool("ground", given))  # noqa: B023
+        assert answer.isError
 
 
 def test_a_password_is_asked_for(tmp_path):

@@ -161,7 +161,7 @@ class RequestGuard:
 
     Args:
         app: the application behind it.
-        body_bytes: largest body of any request but an upload.
+        body_bytes: largest body of any request but an upload or a call of a tool.
         upload_bytes: largest upload request, all its files together.
         window_bytes: uploads admitted within `window_s`, all visitors together. Files live for
             about that long, so this bounds the disk.
@@ -210,7 +210,9 @@ class RequestGuard:
             await self.app(scope, receive, with_headers)
             return
         upload = scope["path"].rstrip("/").endswith("/upload")
-        limit = self.upload_bytes if upload else self.body_bytes
+        # Tools take a picture inlined in the call, so their calls may be as large as an upload.
+        large = upload or _TOOLS.search(scope["path"]) is not None
+        limit = self.upload_bytes if large else self.body_bytes
         headers = {key.lower(): value for key, value in scope["headers"]}
         length = headers.get(b"content-length", b"")
         size = int(length) if length.isdigit() else None
@@ -295,6 +297,7 @@ def _too_large(limit: int) -> str:
 
 # Paths under which Gradio would ask other hosts, and those under which it runs a callback.
 _FOREIGN = re.compile(r"/(file|proxy)[=/]\s*([a-z][a-z0-9+.-]*:|//)", re.IGNORECASE)
+_TOOLS = re.compile(r"/mcp(/|$)")
 _CALL = re.compile(r"/(call|run|api|queue)/")
 
 
