@@ -231,14 +231,10 @@ def test_measuring_again_repeats_both_runs_and_counts_work_and_memory(desk, ask)
     page = callbacks.ground(desk, None, ask)
     page = callbacks.measure(desk, page.session, "tiny-random")
     measured = page.session.measured
-    for group in (measured.pruned, measured.unpruned):
-        spread = group["llm_prefill"]
-        assert spread.runs == 5
+    assert measured.repeats == 5
+    for spread in measured.stages["llm_prefill"]:
         assert 0 < spread.low <= spread.median <= spread.high
-    pruned, full = (
-        panels._prefill(measured.pruned_stages),
-        panels._prefill(measured.unpruned_stages),
-    )
+    pruned, full = (r.costs.stage("llm_prefill") for r in (measured.pruned, measured.unpruned))
     assert pruned.flops < full.flops
     assert pruned.peak_bytes < full.peak_bytes
     assert "Median of 5 runs" in page.cost

@@ -125,21 +125,22 @@ class Endpoints:
             "llm_tokens": given.unpruned.costs.llm_tokens,
             "kv_cache_bytes": given.unpruned.costs.kv_cache_bytes,
         }
-        for side, spreads, counted in (
-            ("pruned", given.measured.pruned, given.measured.pruned_stages),
-            ("unpruned", given.measured.unpruned, given.measured.unpruned_stages),
+        measured = given.measured
+        for number, (side, results) in enumerate(
+            (("pruned", measured.pruned), ("unpruned", measured.unpruned))
         ):
             record[side]["measured"] = [
                 {
                     "stage": cost.stage,
-                    "ms_median": spreads[cost.stage].median,
-                    "ms_min": spreads[cost.stage].low,
-                    "ms_max": spreads[cost.stage].high,
-                    "runs": spreads[cost.stage].runs,
+                    "ms_median": spread.median,
+                    "ms_min": spread.low,
+                    "ms_max": spread.high,
+                    "runs": measured.repeats,
                     "flops": cost.flops,
                     "peak_bytes": cost.peak_bytes,
                 }
-                for cost in counted
+                for cost in results.costs.stages
+                if (spread := measured.stages[cost.stage][number]) is not None
             ]
         return record
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from litelvlm import viz
 from litelvlm.baselines import METHODS
-from litelvlm.profiling import StageCost
+from litelvlm.bench import Spread
 from litelvlm.pruning import Reason
 from litelvlm.ui import charts
 from litelvlm.ui.limits import WORK_SIDE, enlarge_mask
 from litelvlm.ui.pictures import data_url, esc, figure_bytes, png, view_size
-from litelvlm.ui.work import Answer, Spread, Sweep, budgets
+from litelvlm.ui.work import Answer, Sweep, budgets
 
 STAGES = {
     "clip_image": "CLIP reads the picture",
@@ -301,15 +301,15 @@ def cost(given: Answer) -> str:
     ours: dict[str, Spread] = {}
     full: dict[str, Spread] = {}
     if measured is not None:
-        ours, full = measured.pruned, measured.unpruned
-        runs = next(iter(ours.values())).runs
+        ours = {stage: pair[0] for stage, pair in measured.stages.items() if pair[0]}
+        full = {stage: pair[1] for stage, pair in measured.stages.items() if pair[1]}
         how = (
-            f"Median of {runs} runs each after a warm-up, taken in turns; the line marks the "
-            "fastest and the slowest."
+            f"Median of {measured.repeats} runs each after a warm-up, taken in turns; the "
+            "line marks the fastest and the slowest."
         )
     else:
-        ours = {c.stage: Spread(c.ms, c.ms, c.ms, 1) for c in given.pruned.costs.stages}
-        full = {c.stage: Spread(c.ms, c.ms, c.ms, 1) for c in given.unpruned.costs.stages}
+        ours = {c.stage: Spread(c.ms, c.ms, c.ms) for c in given.pruned.costs.stages}
+        full = {c.stage: Spread(c.ms, c.ms, c.ms) for c in given.unpruned.costs.stages}
         how = "One run each, just now: good for a first look. Measure again for the spread."
     stages = [stage for stage in STAGES if stage in ours or stage in full]
     once = {c.stage: c.ms for c in given.encode_costs}
@@ -318,8 +318,7 @@ def cost(given: Answer) -> str:
     rows = "".join(_bar_row(STAGES[s], [("pruned", ours.get(s)), ("full", full.get(s))], top)
                    for s in stages)  # fmt: skip
     shared = "".join(
-        _bar_row(STAGES[stage], [("once", Spread(ms, ms, ms, 1))], top)
-        for stage, ms in once.items()
+        _bar_row(STAGES[stage], [("once", Spread(ms, ms, ms))], top) for stage, ms in once.items()
     )
     sums = [sum(spread.median for spread in group.values()) for group in (ours, full)]
     table = (
@@ -343,7 +342,7 @@ def _bar_row(name: str, bars: Iterable[tuple[str, Spread | None]], top: float) -
             numbers.append("–")
             continue
         whisker = ""
-        if spread.runs > 1:
+        if spread.high > spread.low:
             low, high = 100 * spread.low / top, 100 * spread.high / top
             whisker = f'<i class="lv-whisker" style="left:{low:.2f}%;width:{high - low:.2f}%"></i>'
         shapes += (
@@ -369,7 +368,8 @@ def _tiles(given: Answer, ours: dict[str, Spread], full: dict[str, Spread]) -> l
     if "llm_prefill" in ours and "llm_prefill" in full:
         mine, all_of_it = ours["llm_prefill"], full["llm_prefill"]
         factor = all_of_it.median / max(mine.median, 1e-6)
-        word = "wall clock, one run each" if mine.runs == 1 else f"median of {mine.runs}"
+        many = given.measured.repeats if given.measured else 1
+        word = "wall clock, one run each" if many == 1 else f"wall clock, median of {many}"
         tiles.append(_tile("Prefill", f"{factor:.1f}× <small>as fast</small>", word))
     tiles.append(
         _tile(
@@ -383,7 +383,7 @@ def _tiles(given: Answer, ours: dict[str, Spread], full: dict[str, Spread]) -> l
         tiles.append(_tile("Work of the prefill", "–", "counted by “Measure again”"))
         tiles.append(_tile("Peak of activations", "–", "counted by “Measure again”"))
     else:
-        pair = [_prefill(s) for s in (measured.pruned_stages, measured.unpruned_stages)]
+        pair = [r.costs.stage("llm_prefill") for r in (measured.pruned, measured.unpruned)]
         if pair[0] and pair[1] and pair[0].flops is not None and pair[1].flops is not None:
             tiles.append(
                 _tile(
@@ -403,10 +403,6 @@ def _tiles(given: Answer, ours: dict[str, Spread], full: dict[str, Spread]) -> l
             )
     tiles.append(_tile("Weights", _bytes(a.weight_bytes), "the same with and without pruning"))
     return tiles
-
-
-def _prefill(stages: Sequence[StageCost]) -> StageCost | None:
-    return next((cost for cost in stages if cost.stage == "llm_prefill"), None)
 
 
 def _tile(name: str, value: str, how: str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from litelvlm import viz
+from litelvlm.bench import Comparison, compare
 from litelvlm.errors import InputError
 from litelvlm.metrics import iou, reversal_auc, token_recall
 from litelvlm.ui.limits import Picture
@@ -50,31 +51,6 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Median, smallest and largest of repeated measurements, milliseconds."""
-
-    median: float
-    low: float
-    high: float
-    runs: int
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Costs of the pruned and the unpruned run, measured side by side.
-
-    Attributes:
-        pruned, unpruned: stage -> spread.
-        pruned_stages, unpruned_stages: one counted run each, with FLOPs and peak memory.
-    """
-
-    pruned: dict[str, Spread]
-    unpruned: dict[str, Spread]
-    pruned_stages: tuple[StageCost, ...]
-    unpruned_stages: tuple[StageCost, ...]
-
-
-@dataclass(frozen=True)
 class Answer:
     """Everything the tabs show; one visitor's, held in his session.
 
@@ -96,7 +72,7 @@ class Answer:
     unpruned: GroundingResults
     similarity: np.ndarray
     encode_costs: tuple[StageCost, ...]
-    measured: Measured | None = None
+    measured: Comparison | None = None
     reused: bool = False
 
     @property
@@ -216,38 +192,15 @@ def _similarity(
 
 
 def measure(pipe: Pipeline, given: Answer, repeats: int = 5) -> Answer:
-    """Time the pruned and the unpruned run again: warm-up, then turn about, `repeats` times each.
+    """Time the pruned and the unpruned run again, in turns after a warm-up, and count their work.
 
     Returns:
         The same answer with `measured` filled.
     """
     scene = given.scene or pipe.encode(given.picture.image)
     ask = given.ask
-    runs: dict[str, Callable[..., GroundingResults]] = {
-        "pruned": lambda **more: pipe.ground(
-            scene, ask.phrases, ask.budget, **ask.keywords(), **more
-        ),
-        "unpruned": lambda **more: pipe.ground(scene, ask.phrases, None, mode=ask.mode, **more),
-    }
-    counted = {name: run(profile="full").costs.stages for name, run in runs.items()}  # warms up too
-    times: dict[str, dict[str, list[float]]] = {name: {} for name in runs}
-    for turn in range(repeats):
-        # A-B, B-A, A-B ...: drift of the machine falls on both alike.
-        for name in sorted(runs, reverse=bool(turn % 2)):
-            for cost in runs[name]().costs.stages:
-                times[name].setdefault(cost.stage, []).append(cost.ms)
-    spreads = {
-        name: {stage: _spread(values) for stage, values in stages.items()}
-        for name, stages in times.items()
-    }
-    measured = Measured(
-        spreads["pruned"], spreads["unpruned"], counted["pruned"], counted["unpruned"]
-    )
+    measured = compare(pipe, scene, ask.phrases, ask.budget, repeats=repeats, **ask.keywords())
     return replace(given, measured=measured)
-
-
-def _spread(values: list[float]) -> Spread:
-    return Spread(statistics.median(values), min(values), max(values), len(values))
 
 
 @dataclass(frozen=True)
