@@ -3,7 +3,7 @@
 Reading order:
 
     settings.py    what can be set when the demo is started
-    limits.py      what a visitor may send; the guard in front of the server
+    limits.py      what a visitor may send;  guard.py  what reaches the server at all
     work.py        picture + question -> records, with the pipeline; no drawing, no Gradio
     desk.py        the models of one demo;  zero.py  GPUs lent call by call
     pictures.py    layers as data URLs;  charts.py  small SVG charts

@@ -11,7 +11,8 @@ from starlette.middleware import Middleware
 
 from litelvlm.ui import page, style
 from litelvlm.ui.desk import Desk
-from litelvlm.ui.limits import RequestGuard, harden_pillow
+from litelvlm.ui.guard import RequestGuard
+from litelvlm.ui.limits import harden_pillow
 from litelvlm.ui.settings import Settings
 
 log = logging.getLogger(__name__)
