@@ -111,9 +111,13 @@ def _load(
             load_into(model, source, dtype, device, progress=progress)
     model.requires_grad_(False).eval()
     if source is not None:
-        return Pipeline(model, config, load_tokenizer(source.folder), _vocabulary(source.folder))
-    tokenizer = tiny_tokenizer() if preset and preset.random_only else stand_in_tokenizer()
-    return Pipeline(model, config, wrap_tokenizer(tokenizer))
+        tokenizer = load_tokenizer(source.folder)
+        given, expected = tokenizer.convert_tokens_to_ids("[SEG]"), config.tokens["seg"]
+        if given != expected:
+            raise ModelError(f"{source.folder}: [SEG] is {given} in the tokenizer, not {expected}")
+        return Pipeline(model, config, tokenizer, _vocabulary(source.folder))
+    drawn = tiny_tokenizer() if preset and preset.random_only else stand_in_tokenizer()
+    return Pipeline(model, config, wrap_tokenizer(drawn))
 
 
 def _vocabulary(folder: Path) -> frozenset[str] | None:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import sentencepiece
+from golden_files import write_glamm_layout
 
 from litelvlm.errors import ModelError
 from litelvlm.models.language import load_tokenizer
@@ -79,3 +80,13 @@ def test_a_broken_tokenizer_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match="cannot be read"):
         load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_that_numbers_seg_otherwise_than_the_model_is_refused(folder, tmp_path):
+    """transformers numbers added tokens anew, without a word, where they do not follow the rest."""
+    import litelvlm
+
+    model = write_glamm_layout(tmp_path / "model")
+    (model / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
+    with pytest.raises(ModelError, match=r"\[SEG\] is \d+ in the tokenizer, not 304"):
+        litelvlm.load(model, device="cpu")
