@@ -82,7 +82,7 @@ def mask_layer(
     size: tuple[int, int] | None = None,
     *,
     colours: Sequence[Colour] = PHRASE_COLOURS,
-    fill: float = 0.42,
+    fill: float = 0.5,
 ) -> np.ndarray:
     """One colour a mask: a see-through fill and a solid outline with a dark rim.
 
@@ -102,7 +102,7 @@ def mask_layer(
     shapes = [_resize_mask(np.asarray(mask, bool), (height, width)) for mask in masks]
     for number, shape in enumerate(shapes):
         layer[shape] = (*colours[number % len(colours)], round(255 * fill))
-    line = max(1, round(min(height, width) / 220))
+    line = max(1, round(min(height, width) / 170))
     for number, shape in enumerate(shapes):
         shape = shape.astype(np.uint8)
         inner = cv2.erode(shape, _disc(line), borderType=cv2.BORDER_CONSTANT, borderValue=0)

@@ -78,6 +78,7 @@ CSS = """
 .lv-empty p{max-width:52ch;margin:6px auto 0!important}
 .lv-warn{background:var(--lv-warn);border-color:var(--lv-warn-line)}
 .lv-error{background:var(--lv-bad);border-color:var(--lv-bad-line)}
+.lv-views+.lv-notice{margin-top:12px}
 .lv-note{font-size:13px;line-height:1.45;color:var(--lv-soft);border-left:3px solid
  var(--lv-warn-line);padding:1px 0 1px 10px;margin-top:8px}
 #lv-state{min-height:30px}
