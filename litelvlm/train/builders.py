@@ -64,7 +64,7 @@ def _mimetic(attention: nn.Module, heads: int, match: float = 0.7, copy: float =
             shared = torch.randn(d, width) * width**-0.5
             for projection in (attention.q_proj, attention.k_proj):
                 noise = torch.randn(d, width) * width**-0.5
-                projection.weight[rows] = match**0.5 * shared * 1.5 + (1 - match) ** 0.5 * noise
+                projection.weight[rows] = match**0.5 * shared + (1 - match) ** 0.5 * noise
         mixing = torch.linalg.qr(torch.randn(width, width))[0]
         attention.v_proj.weight.copy_(copy**0.5 * mixing + 0.01 * torch.randn(width, width))
         attention.o_proj.weight.copy_(copy**0.5 * mixing.T + 0.01 * torch.randn(width, width))

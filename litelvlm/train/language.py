@@ -337,6 +337,37 @@ class Grounder(nn.Module):
         asked = final[torch.arange(b, device=ids.device)[:, None], index]
         return self.seg_head(asked).float(), to_corners(self.helpers.box(asked).float())
 
+    def attended(self, layer: int, states: Tensor, asked: Tensor, state: Tensor) -> Tensor:
+        """Log attention of the first two heads of a layer, from [SEG] states to the prefix.
+
+        states: (B, S, W) input of the layer; asked: (B, E) places of the [SEG] states in it;
+        state: (B, E) their places in their turns. Returns (B, 2, E, P): the prefix is the text
+        before, the image tokens, the text between; the rest of the attention is on the turn.
+        """
+        module = self.llama.model.layers[layer]
+        attention, heads = module.self_attn, self.llama.config.num_attention_heads
+        b, e = asked.shape
+        d = states.shape[-1] // heads
+        device = states.device
+        p = int(asked[0, 0] - state[0, 0])
+        n = (states.shape[1] - p) // e
+        normed = _norm(module.input_layernorm, states)
+        rows = torch.arange(b, device=device)[:, None]
+        q = F.linear(normed[rows, asked], attention.q_proj.weight[: 2 * d]).view(b, e, 2, d)
+        k = F.linear(normed, attention.k_proj.weight[: 2 * d]).view(b, -1, 2, d)
+        q, k = q.transpose(1, 2).float(), k.transpose(1, 2).float()
+        place = torch.arange(p, device=device)
+        place = torch.cat([place, p + torch.arange(n, device=device).repeat(e)])[None]
+        cos, sin = self.llama.model.rotary_emb(q, p + state)
+        q = _rotate(q, cos[:, None], sin[:, None]) * d**-0.5
+        cos, sin = self.llama.model.rotary_emb(k, place)
+        k = _rotate(k, cos[:, None], sin[:, None])
+        far = q @ k[:, :, :p].transpose(-1, -2)
+        near = (q[:, :, :, None] @ k[:, :, p:].view(b, 2, e, n, d).transpose(-1, -2))[:, :, :, 0]
+        later = torch.arange(n, device=device) > state[..., None]
+        near = near.masked_fill(later[:, None], HIDE)
+        return torch.cat([far, near], -1).log_softmax(-1)[..., :p]
+
     def losses(
         self,
         frozen: Frozen,
@@ -389,6 +420,26 @@ class Grounder(nn.Module):
         hit = inside.gather(-1, logp.argmax(-1, keepdim=True))[..., 0]
         out["pointed"] = hit[seen].float().mean()
 
+        # The state names what is asked for, attends to all things of that name half way up, and to
+        # the referent alone one layer later.
+        wanted = kind.gather(1, batch["cover"].argmax(-1))
+        known = seen & (wanted > 0)
+        middle = self.helpers.layers[0]
+        word = self.helpers.name(_norm(self.llama.model.norm, states[middle][rows, index]))
+        scores = (word @ self.llama.model.embed_tokens.weight[self.words].T).float()
+        out["ask"] = F.cross_entropy(scores[known], wanted[known])
+        out["asked"] = (scores.argmax(-1) == wanted)[known].float().mean()
+        alike = (kind[:, None] == wanted[..., None]) & (kind[:, None] > 0)
+        attend = 0.0
+        for layer, target in ((middle, alike), (middle + 1, inside)):
+            if layer >= len(self.llama.model.layers):
+                continue
+            logp = self.attended(layer, states[layer], index, batch["state"])[..., span]
+            mass = logp.masked_fill(~target[:, None], HIDE).logsumexp(-1).transpose(1, 2)
+            attend = attend - mass[known].mean()
+        out["attend"] = attend
+        out["on_target"] = mass.exp()[known].mean()
+
         box = to_corners(self.helpers.box(asked).float())
         out["box"] = F.l1_loss(box[real], batch["box"][real]) * 4
         iou = box_iou(box, batch["box"])[real]
@@ -405,6 +456,8 @@ class Grounder(nn.Module):
             + plan.name * out["name"]
             + plan.place * out["place"]
             + plan.point * out["point"]
+            + plan.ask * out["ask"]
+            + plan.attend * out["attend"]
             + plan.box * out["box"]
             + plan.token * out["token"]
         )

@@ -55,7 +55,7 @@ class LanguagePlan:
         turns: expressions per picture; length: tokens per turn.
         masks_from: step from which masks are asked of the model.
         decoder_from: step from which the mask decoder learns too, at ``decoder`` times the rate.
-        text, name, place, point, box, token, mask: weights of the losses.
+        text, name, place, point, ask, attend, box, token, mask: weights of the losses.
     """
 
     steps: int
@@ -73,6 +73,8 @@ class LanguagePlan:
     name: float = 0.5
     place: float = 1.0
     point: float = 0.5
+    ask: float = 1.0
+    attend: float = 0.5
     box: float = 1.0
     token: float = 1.0
     mask: float = 1.0
@@ -223,11 +225,11 @@ def recipe(scale: str) -> Recipe:
             clip=ClipPlan(2600, 2300, 32, 12, 1e-3, _HALF, _FULL),
             masks=MaskPlan(3000, 2300, 12, 6, 8e-4, _HALF_MASKS, _FULL_MASKS),
             language_plan=LanguagePlan(
-                5500,
-                1e-3,
-                ((0, _EASY, 6), (900, _HARD, 6), (2600, _LANGUAGE, 3)),
-                masks_from=2300,
-                decoder_from=4500,
+                3400,
+                8e-4,
+                ((0, _EASY, 6), (400, _HARD, 6), (1200, _LANGUAGE, 3)),
+                masks_from=1200,
+                decoder_from=2900,
                 warmup=100,
             ),
         )

@@ -73,14 +73,18 @@ def start_from_head(grounder: Grounder, head: DenseHead, patches: Tensor) -> Non
     first.weight.mul_(1 / spread)
     first.weight[:count], first.bias[:count] = weight[:count], shift[:count]
 
+    # Facts enter at right angles to each other while there is room: no fact hides another.
     width = second.out_features
+    directions = torch.linalg.qr(torch.randn(max(width, count), max(width, count)))[0]
+    directions = nn.functional.normalize(directions[:count, :width], dim=-1)
+    sizes = torch.full((count,), 4.0)
+    sizes[classes:] = 3.0
+    sizes[classes + colours + 12 :] = 1.0
     nn.init.normal_(second.weight, std=0.5 * width**-0.5)
     nn.init.zeros_(second.bias)
-    named = min(classes + colours, hidden)
-    directions = nn.functional.normalize(torch.randn(named, width), dim=-1)
-    second.weight[:, :named] = directions.T * 4.0
+    second.weight[:, :count] = (directions * sizes[:, None]).T
     words = grounder.llama.model.embed_tokens.weight
     words.normal_(std=WORD)
     ids = [*grounder.words.tolist(), *(grounder.tokens.word(c) for c in COLOURS)]
-    for row, word in enumerate(ids[:named]):
+    for row, word in enumerate(ids[:count]):
         words[word] = directions[row] * WORD * width**0.5
