@@ -182,6 +182,17 @@ def test_moving_the_slider_answers_with_the_new_budget(page, file):
     assert "32 tokens" in page.inner_text("#lv-masks")
 
 
+def test_another_method_answers_at_once(page, file):
+    find(page, file)
+    page.locator("#lv-method input").click()
+    page.get_by_role("option", name="Uniform grid").click()
+    page.wait_for_function(
+        "document.querySelector('#lv-state .lv-status')?.textContent.includes('already encoded')"
+    )
+    tab(page, "Tokens")
+    assert "Uniform grid" in page.inner_text("#lv-tokens")
+
+
 def test_the_slider_works_by_keyboard(page, file):
     find(page, file)
     page.locator("#lv-budget input[type=range]").focus()

@@ -229,7 +229,7 @@ def test_the_cost_tab_names_the_tokens_that_entered(desk, ask):
 
 def test_measuring_again_repeats_both_runs_and_counts_work_and_memory(desk, ask):
     page = callbacks.ground(desk, None, ask)
-    page = callbacks.measure(desk, page.session, "tiny-random")
+    page = callbacks.measure(desk, page.session)
     measured = page.session.measured
     assert measured.repeats == 5
     for spread in measured.stages["llm_prefill"]:
@@ -242,14 +242,14 @@ def test_measuring_again_repeats_both_runs_and_counts_work_and_memory(desk, ask)
 
 def test_a_new_answer_forgets_old_measurements(desk, ask):
     page = callbacks.ground(desk, None, ask)
-    page = callbacks.measure(desk, page.session, None)
+    page = callbacks.measure(desk, page.session)
     again = callbacks.ground(desk, page.session, replace(ask, budget=8))
     assert again.session.measured is None
 
 
 def test_the_curve_grows_point_by_point_to_all_methods_and_budgets(desk, ask):
     session = callbacks.ground(desk, None, ask).session
-    states = list(desk.sweep("tiny-random", session))
+    states = list(desk.sweep(session))
     assert [state.done for state in states] == list(range(len(states)))
     last = states[-1]
     assert last.done == last.total
@@ -261,14 +261,14 @@ def test_the_curve_grows_point_by_point_to_all_methods_and_budgets(desk, ask):
 
 def test_the_curve_agrees_with_a_run_at_that_budget(desk, ask):
     session = callbacks.ground(desk, None, replace(ask, budget=16)).session
-    curve = list(desk.sweep("tiny-random", session))[-1].curves[0]
+    curve = list(desk.sweep(session))[-1].curves[0]
     score = next(score for budget, score, _ in curve.points if budget == 16)
     assert score == pytest.approx(np.mean(session.agreement))
 
 
 def test_the_curve_is_drawn_with_a_progress_bar_until_it_is_done(desk, ask):
     session = callbacks.ground(desk, None, ask).session
-    pages = [page.curve for page in callbacks.sweep(desk, session, None)]
+    pages = [page.curve for page in callbacks.sweep(desk, session)]
     assert all("progressbar" in page for page in pages[:-1])
     assert "progressbar" not in pages[-1]
     assert pages[-1].count("<tr>") == 1 + 3 * 3
@@ -483,9 +483,28 @@ def test_missing_weights_become_a_message_on_the_page():
     assert desk.models.fault() == "nano: no weights at assets/nano"
 
 
+def test_after_an_error_the_old_answer_cannot_be_measured_drawn_or_saved(desk, ask):
+    first = callbacks.ground(desk, None, ask).session
+    stale = callbacks.ground(desk, first, replace(ask, phrases="?")).session
+    assert not stale.current
+    assert "Find something first" in callbacks.measure(desk, stale).cost
+    assert "Find something first" in next(callbacks.sweep(desk, stale)).curve
+    assert "Find something first" in callbacks.prepare_downloads(stale).downloads
+    assert callbacks.choose_phrase(stale, 1) == Page()
+    again = callbacks.ground(desk, stale, ask).session
+    assert again.current
+    assert again.scene is first.scene, "the encoded picture outlives the mistake"
+
+
+def test_a_later_choice_of_model_does_not_change_who_measures(desk, ask):
+    session = callbacks.ground(desk, None, ask).session
+    assert session.model == "tiny-random"
+    assert "litelvlm.load('tiny-random')" in callbacks.ground(desk, None, ask).snippet
+
+
 def test_buttons_before_the_first_answer_say_what_to_do(desk):
-    assert "Find something first" in callbacks.measure(desk, None, None).cost
-    assert "Find something first" in next(callbacks.sweep(desk, None, None)).curve
+    assert "Find something first" in callbacks.measure(desk, None).cost
+    assert "Find something first" in next(callbacks.sweep(desk, None)).curve
     assert "Find something first" in callbacks.prepare_downloads(None).downloads
     assert callbacks.choose_phrase(None, 0) == Page()
 

@@ -26,11 +26,11 @@ from litelvlm.ui.work import Answer
 _TEXT = {"type": "string"}
 
 
-def _answered(desk: Desk, given: Controls) -> tuple[str, Answer]:
+def _answered(desk: Desk, given: Controls) -> Answer:
     model = given.model or desk.models.names[0]
     try:
         picture = read_picture(given.picture)
-        return model, desk.answer(model, picture, check(desk, given), None)
+        return desk.answer(model, picture, check(desk, given), None)
     except InputError as error:
         raise gr.Error(str(error), print_exception=False) from None
 
@@ -76,7 +76,7 @@ class Endpoints:
         controls = Controls(
             model, image, phrases, budget, method, split, order, positions, context, text, mode
         )
-        _, given = _answered(self.desk, controls)
+        given = _answered(self.desk, controls)
         return _overlay(given), panels.to_json(given)
 
     def compare(
@@ -114,9 +114,9 @@ class Endpoints:
         controls = Controls(
             model, image, phrases, budget, method, split, order, positions, context, text, mode
         )
-        name, given = _answered(self.desk, controls)
+        given = _answered(self.desk, controls)
         try:
-            given = self.desk.measure(name, given)
+            given = self.desk.measure(given)
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
         assert given.measured is not None
@@ -163,9 +163,9 @@ class Endpoints:
             A record: "unpruned_prefill_ms", and per method a list of points with the budget, the mean agreement (IoU) with the unpruned masks and the median milliseconds of the prefill.
         """  # noqa: E501
         controls = Controls(model, image, phrases, None, method)
-        name, given = _answered(self.desk, controls)
+        given = _answered(self.desk, controls)
         try:
-            last = list(self.desk.sweep(name, given))[-1]
+            last = list(self.desk.sweep(given))[-1]
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
         return {

@@ -119,11 +119,12 @@ def ground(desk: Desk, session: Answer | None, given: Controls, index: Any = 0) 
         model = given.model or desk.models.names[0]
         answer = desk.answer(model, picture, ask, session)
     except InputError as error:
-        return failure(str(error))
+        return failure(str(error), session)
     except Exception:
         log.exception("a run failed")
-        return failure("This run failed on our side. Try again, or another picture or phrase.")
-    return _filled(desk, model, answer, session, start, index)
+        text = "This run failed on our side. Try again, or another picture or phrase."
+        return failure(text, session)
+    return _filled(desk, answer, session, start, index)
 
 
 def ground_example(desk: Desk, session: Answer | None, given: Controls, example: Example) -> Page:
@@ -135,16 +136,14 @@ def ground_example(desk: Desk, session: Answer | None, given: Controls, example:
         model = given.model or desk.models.names[0]
         answer = desk.answer(model, picture, ask, session)
     except InputError as error:
-        return failure(str(error))
+        return failure(str(error), session)
     except Exception:
         log.exception("an example failed")
-        return failure("This example failed on our side.")
-    return _filled(desk, model, answer, session, start, 0)
+        return failure("This example failed on our side.", session)
+    return _filled(desk, answer, session, start, 0)
 
 
-def _filled(
-    desk: Desk, model: str, answer: Answer, before: Answer | None, start: float, index: Any
-) -> Page:
+def _filled(desk: Desk, answer: Answer, before: Answer | None, start: float, index: Any) -> Page:
     number = _index(answer, index)
     phrases = answer.ask.phrases
     same_photo = before is not None and before.picture.key == answer.picture.key
@@ -157,17 +156,21 @@ def _filled(
         cost=panels.cost(answer),
         curve=panels.empty(EMPTY["curve"]),
         downloads=panels.empty(EMPTY["downloads"]),
-        snippet=panels.snippet(answer, model, desk.settings.device, desk.settings.dtype),
+        snippet=panels.snippet(answer, desk.settings.device, desk.settings.dtype),
         phrases=phrases if len(phrases) > 1 else (),
     )
     total = answer.pruned.costs.tokens_total
     return replace(page, status=panels.status(answer, time.perf_counter() - start, total))
 
 
-def failure(message: str) -> Page:
-    """The page after a mistake: the message, and no result that could be taken for the answer."""
+def failure(message: str, session: Answer | None = None) -> Page:
+    """The page after a mistake: the message, and no result that could be taken for the answer.
+
+    The encoded picture of an earlier answer stays in the session, for the next try.
+    """
     text = panels.empty("No answer yet: see the message beside the button.")
     return Page(
+        session=replace(session, current=False) if session else None,
         status=panels.notice("error", esc(message)),
         masks=text,
         tokens=text,
@@ -182,7 +185,7 @@ def failure(message: str) -> Page:
 
 def choose_phrase(session: Answer | None, index: Any) -> Page:
     """Redraw the tabs that show one phrase; no model runs."""
-    if session is None:
+    if session is None or not session.current:
         return Page()
     number = _index(session, index)
     return Page(
@@ -190,25 +193,25 @@ def choose_phrase(session: Answer | None, index: Any) -> Page:
     )
 
 
-def measure(desk: Desk, session: Answer | None, model: Any) -> Page:
+def measure(desk: Desk, session: Answer | None) -> Page:
     """Measure the cost again, with warm-up and repeats."""
-    if session is None:
+    if session is None or not session.current:
         return Page(cost=panels.notice("warn", "Nothing to measure yet", "Find something first."))
     try:
-        answer = desk.measure(model or desk.models.names[0], session)
+        answer = desk.measure(session)
     except InputError as error:
         return Page(cost=panels.notice("error", esc(error)))
     return Page(session=answer, cost=panels.cost(answer))
 
 
-def sweep(desk: Desk, session: Answer | None, model: Any) -> Iterator[Page]:
+def sweep(desk: Desk, session: Answer | None) -> Iterator[Page]:
     """Draw the budget curve as it grows."""
-    if session is None:
+    if session is None or not session.current:
         yield Page(curve=panels.notice("warn", "No curve yet", "Find something first."))
         return
     total = session.pruned.costs.tokens_total
     try:
-        for state in desk.sweep(model or desk.models.names[0], session):
+        for state in desk.sweep(session):
             yield Page(curve=panels.curve(state, total))
     except InputError as error:
         yield Page(curve=panels.notice("error", esc(error)))
@@ -216,7 +219,7 @@ def sweep(desk: Desk, session: Answer | None, model: Any) -> Iterator[Page]:
 
 def prepare_downloads(session: Answer | None) -> Page:
     """Masks, records and figure as links that hold their file."""
-    if session is None:
+    if session is None or not session.current:
         return Page(downloads=panels.notice("warn", "Nothing to save yet", "Find something first."))
     return Page(downloads=panels.downloads(session, figures=True))
 

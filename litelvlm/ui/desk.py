@@ -72,16 +72,16 @@ class Desk:
         """See `work.answer`."""
         if before is not None and not self.holds:
             before = None
-        return self._answer(name, picture, ask, before)
+        return replace(self._answer(name, picture, ask, before), model=name)
 
-    def measure(self, name: str, given: work.Answer) -> work.Answer:
-        """See `work.measure`."""
-        done = self._measure(name, given)
+    def measure(self, given: work.Answer) -> work.Answer:
+        """See `work.measure`; by the model that answered."""
+        done = self._measure(given.model, given)
         return replace(given, measured=done.measured)
 
-    def sweep(self, name: str, given: work.Answer) -> Iterator[work.Sweep]:
-        """See `work.sweep`."""
-        yield from self._sweep(name, given)
+    def sweep(self, given: work.Answer) -> Iterator[work.Sweep]:
+        """See `work.sweep`; by the model that answered."""
+        yield from self._sweep(given.model, given)
 
     def warm_up(self) -> float | None:
         """Run the first model once on a blank picture, so that the first visitor need not wait.

@@ -119,7 +119,7 @@ def build(desk: Desk) -> gr.Blocks:
         picked = _examples(shown)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300, elem_classes="lv-left"):
-                inputs, run, status = _inputs(desk, total)
+                inputs, run, status, marks = _inputs(desk, total)
                 _vocabulary(desk)
             with gr.Column(scale=7, min_width=320, elem_classes="lv-right"):
                 phrase = Choice(
@@ -166,13 +166,14 @@ def build(desk: Desk) -> gr.Blocks:
         find = _find(desk)
         run.click(find, everything, outputs.all(), show_progress_on=[status], **RUN)
         inputs.phrases.submit(find, everything, outputs.all(), show_progress_on=[status], **RUN)
-        again_hidden.click(
-            _find(desk, quiet=True),
-            everything,
-            outputs.all(),
-            trigger_mode="always_last",
-            **{**RUN, "show_progress": "hidden"},
-        )
+        for moved in (again_hidden.click, inputs.method.input):
+            moved(
+                _find(desk, quiet=True),
+                everything,
+                outputs.all(),
+                trigger_mode="always_last",
+                **{**RUN, "show_progress": "hidden"},
+            )
         if picked is not None:
             picked.click(
                 _pick(desk, shown),
@@ -188,15 +189,15 @@ def build(desk: Desk) -> gr.Blocks:
             **DRAW,
         )
         again.click(
-            lambda state, model: _updates(callbacks.measure(desk, state, model)),
-            [session, inputs.model],
+            lambda state: _updates(callbacks.measure(desk, state)),
+            [session],
             outputs.all(),
             show_progress_on=[cost],
             **RUN,
         )
         drawing = draw.click(
             _stream(partial(callbacks.sweep, desk)),
-            [session, inputs.model],
+            [session],
             [curve],
             **{**RUN, "show_progress": "hidden"},
         )
@@ -217,15 +218,15 @@ def build(desk: Desk) -> gr.Blocks:
         inputs.model.input(
             lambda name: _choose_model(desk, name),
             [inputs.model],
-            [about, inputs.budget],
+            [about, inputs.budget, marks],
             **RUN,
         )
         api.register(desk)
     return blocks
 
 
-def _inputs(desk: Desk, total: int) -> tuple[_Inputs, gr.Button, gr.HTML]:
-    """The left column: inputs, the button, the status line."""
+def _inputs(desk: Desk, total: int) -> tuple[_Inputs, gr.Button, gr.HTML, gr.HTML]:
+    """The left column: inputs, the button, the status line, the marks of the slider."""
     names = list(desk.models.names)
     fault = desk.models.fault()
     picture = Picture(
@@ -261,10 +262,7 @@ def _inputs(desk: Desk, total: int) -> tuple[_Inputs, gr.Button, gr.HTML]:
         elem_id="lv-budget",
         buttons=[],
     )
-    marks = "".join(
-        f'<button type="button" data-lv-budget="{mark}">{mark}</button>' for mark in budgets(total)
-    )
-    _html(f'<div class="lv-marks" role="group" aria-label="Common budgets">{marks}</div>')
+    marks = _html(_marks(total))
     with gr.Row():
         method = gr.Dropdown(
             [(rule.title, name) for name, rule in METHODS.items()],
@@ -294,7 +292,7 @@ def _inputs(desk: Desk, total: int) -> tuple[_Inputs, gr.Button, gr.HTML]:
     made = _Inputs(
         model, picture, phrases, budget, method, split, order, positions, context, text, mode
     )
-    return made, run, status
+    return made, run, status, marks
 
 
 def _examples(shown: tuple[Example, ...]) -> gr.HTML | None:
@@ -315,6 +313,13 @@ def _option(label: str, info: str, names: tuple[str, ...]) -> gr.Dropdown:
     return gr.Dropdown(
         [_DEFAULT, *((name, name) for name in names)], value="", label=label, info=info
     )
+
+
+def _marks(total: int) -> str:
+    buttons = "".join(
+        f'<button type="button" data-lv-budget="{mark}">{mark}</button>' for mark in budgets(total)
+    )
+    return f'<div class="lv-marks" role="group" aria-label="Common budgets">{buttons}</div>'
 
 
 def _first_budget(total: int) -> int:
@@ -365,19 +370,18 @@ def _pick(desk: Desk, shown: tuple[Example, ...]) -> Callable[..., tuple[Any, ..
 
 
 def _stream(work: Callable[..., Iterator[Page]]) -> Callable[..., Iterator[str]]:
-    def stream(state: Any, model: Any) -> Iterator[str]:
-        for page in work(state, model):
+    def stream(state: Any) -> Iterator[str]:
+        for page in work(state):
             if page.curve is not None:
                 yield page.curve
 
     return stream
 
 
-def _choose_model(desk: Desk, name: Any) -> tuple[str, Any]:
+def _choose_model(desk: Desk, name: Any) -> tuple[str, Any, str]:
     total = desk.tokens(str(name))
-    return model_line(desk, str(name)), gr.update(
-        maximum=total, minimum=min(LEAST, total), value=_first_budget(total)
-    )
+    slider = gr.update(maximum=total, minimum=min(LEAST, total), value=_first_budget(total))
+    return model_line(desk, str(name)), slider, _marks(total)
 
 
 # ------------------------------------------------------------------------------------------- texts

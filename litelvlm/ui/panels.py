@@ -483,9 +483,9 @@ def _curve_table(given: Sweep, names: Sequence[str]) -> str:
 
 
 # ------------------------------------------------------------------------------------------ use it
-def snippet(given: Answer, model: str, device: str | None, dtype: str | None) -> str:
+def snippet(given: Answer, device: str | None, dtype: str | None) -> str:
     """Python lines that reproduce exactly this result."""
-    load = [repr(model)]
+    load = [repr(given.model)]
     load += [f"device={device!r}"] if device else []
     load += [f"dtype={dtype!r}"] if dtype else []
     ask = given.ask

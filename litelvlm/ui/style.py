@@ -170,7 +170,8 @@ CSS = """
  display:flex;flex-direction:column;gap:1px;min-width:0}
 .lv-tile span{font-size:12px;color:var(--lv-soft)}
 .lv-tile b{font-size:19px;font-weight:660;letter-spacing:-.01em;font-variant-numeric:tabular-nums}
-.lv-tile small{display:inline-block;white-space:nowrap;font-size:12px;font-weight:450;color:var(--lv-soft);letter-spacing:0}
+.lv-tile small{display:inline-block;white-space:nowrap;font-size:12px;
+ font-weight:450;color:var(--lv-soft);letter-spacing:0}
 .lv-tile em{font-style:normal;font-size:11.5px;color:var(--lv-soft);line-height:1.35}
 .lv-bars{display:grid;gap:9px}
 .lv-bar-row{display:grid;grid-template-columns:minmax(96px,170px) 1fr 74px;gap:12px;

@@ -63,6 +63,8 @@ class Answer:
         encode_costs: stages of the image encoders.
         measured: repeated measurements, once asked for.
         reused: whether the encoded picture was already there.
+        model: the model that answered, by the name the demo offers it under.
+        current: False once a later question failed, so that no old answer passes for the new.
     """
 
     picture: Picture
@@ -74,6 +76,8 @@ class Answer:
     encode_costs: tuple[StageCost, ...]
     measured: Comparison | None = None
     reused: bool = False
+    model: str = ""
+    current: bool = True
 
     @property
     def agreement(self) -> list[float]:
