@@ -657,3 +657,35 @@ def test_a_large_model_without_gpu_says_that_it_is_slow(pipe, monkeypatch):
     assert "takes minutes" not in model_line(desk, "tiny-random")
     monkeypatch.setattr(pipe, "weight_bytes", 16_000_000_000)
     assert "Running on the CPU" in model_line(desk, "tiny-random")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--auth", "nobody"], "USER:PASSWORD"),
+        (["--auth", ":secret"], "USER:PASSWORD"),
+        (["--queue-size", "0"], "--queue-size"),
+        (["--port", "70000"], "--port"),
+        (["--keep-minutes", "0"], "--keep-minutes"),
+        (["--upload-mb", "nan"], "--upload-mb"),
+        (["--disk-mb", "-1"], "--disk-mb"),
+    ],
+    ids=str,
+)
+def test_wrong_options_of_the_demo_are_refused_in_one_line(options, reason, capsys):
+    from litelvlm.cli import main
+
+    assert main(["demo", *options]) == 2
+    told = capsys.readouterr().err
+    assert reason in told
+    assert told.count("\n") == 1
+
+
+def test_mcp_without_its_package_says_what_to_install(monkeypatch, capsys):
+    import importlib.util
+
+    from litelvlm.cli import main
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["demo", "--mcp"]) == 2
+    assert "gradio[mcp]" in capsys.readouterr().err

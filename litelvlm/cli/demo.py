@@ -7,6 +7,7 @@ in for --model and --auth, for places without a command line.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import os
 
@@ -92,6 +93,8 @@ def _settings(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     for name in ("keep_minutes", "upload_mb", "disk_mb"):
         if not 0 < getattr(args, name) < float("inf"):
             raise InputError(f"--{name.replace('_', '-')} must be above 0")
+    if args.mcp and importlib.util.find_spec("mcp") is None:
+        raise InputError("--mcp needs one more package: pip install 'gradio[mcp]'")
     user, _, password = (auth or "").partition(":")
     return Settings(
         models=tuple(dict.fromkeys(models)),
