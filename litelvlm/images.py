@@ -83,7 +83,7 @@ def _check_size(width: int, height: int, name: str) -> None:
 def _to_rgb(image: Any, name: str) -> np.ndarray:
     from PIL import Image, ImageOps
 
-    _check_size(*image.size, name)
+    _check_size(image.width, image.height, name)
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
