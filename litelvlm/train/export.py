@@ -15,6 +15,8 @@ from litelvlm.data.scenes import known_words
 from litelvlm.train.recipe import Recipe
 from litelvlm.train.tokens import PROMPT, PromptTokens
 
+# Trained on whole pictures, letterboxed, and on bare phrases.
+SELECTION = SelectionConfig(view="letterbox", text="phrase")
 _PARTS = {
     "llama": "language",
     "projector": "projector",
@@ -87,7 +89,7 @@ def export(
         half = value.to(torch.float16) if value.is_floating_point() else value
         tensors[name] = half.contiguous()
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
-    config = model_config(recipe, tokens, selection or SelectionConfig())
+    config = model_config(recipe, tokens, selection or SELECTION)
     (target / "config.json").write_text(config.to_json(), encoding="utf-8")
     shutil.copyfile(folder / "tokenizer.json", target / "tokenizer.json")
     words = json.dumps(sorted(known_words()), indent=0)

@@ -421,7 +421,7 @@ class Grounder(nn.Module):
         out["pointed"] = hit[seen].float().mean()
 
         # The state names what is asked for, attends to all things of that name half way up, and to
-        # the referent alone one layer later.
+        # the referent alone in the layers above.
         wanted = kind.gather(1, batch["cover"].argmax(-1))
         known = seen & (wanted > 0)
         middle = self.helpers.layers[0]
@@ -431,7 +431,7 @@ class Grounder(nn.Module):
         out["asked"] = (scores.argmax(-1) == wanted)[known].float().mean()
         alike = (kind[:, None] == wanted[..., None]) & (kind[:, None] > 0)
         attend = 0.0
-        for layer, target in ((middle, alike), (middle + 1, inside)):
+        for layer, target in ((middle, alike), (middle + 1, inside), (middle + 2, inside)):
             if layer >= len(self.llama.model.layers):
                 continue
             logp = self.attended(layer, states[layer], index, batch["state"])[..., span]

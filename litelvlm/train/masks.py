@@ -177,7 +177,7 @@ class MaskBatches:
 
 
 def draw_prompts(
-    scene: Scene, count: int, low: int, rng: np.random.Generator, points: float = 0.35
+    scene: Scene, count: int, low: int, rng: np.random.Generator, points: float = 0.2
 ) -> tuple[np.ndarray, np.ndarray]:
     """``count`` prompts for a scene's objects: jittered boxes and, a share of them, inner points.
 

@@ -74,7 +74,7 @@ class LanguagePlan:
     place: float = 1.0
     point: float = 0.5
     ask: float = 1.0
-    attend: float = 0.5
+    attend: float = 1.0
     box: float = 1.0
     token: float = 1.0
     mask: float = 1.0
@@ -225,11 +225,11 @@ def recipe(scale: str) -> Recipe:
             clip=ClipPlan(2600, 2300, 32, 12, 1e-3, _HALF, _FULL),
             masks=MaskPlan(3000, 2300, 12, 6, 8e-4, _HALF_MASKS, _FULL_MASKS),
             language_plan=LanguagePlan(
-                3400,
+                3650,
                 8e-4,
-                ((0, _EASY, 6), (400, _HARD, 6), (1200, _LANGUAGE, 3)),
-                masks_from=1200,
-                decoder_from=2900,
+                ((0, _EASY, 6), (400, _HARD, 6), (1700, _LANGUAGE, 3)),
+                masks_from=1700,
+                decoder_from=3150,
                 warmup=100,
             ),
         )
