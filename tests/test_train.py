@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from litelvlm.train.common import attention, cosine, stream
 from litelvlm.train.language import Grounder, box_iou, load_frozen, packed, to_corners
 from litelvlm.train.recipe import recipe
 from litelvlm.train.run import ensure_tokenizer, read_curves, train
+from litelvlm.train.start import start_from_head
 from litelvlm.train.tokens import PromptTokens
 
 torch.set_num_threads(1)
@@ -36,6 +40,11 @@ def trained(tmp_path_factory):
 
 def _log(folder, stage):
     return [json.loads(line) for line in (folder / f"{stage}.jsonl").read_text().splitlines()]
+
+
+@lru_cache(maxsize=1)
+def _tokens():
+    return PromptTokens(ensure_tokenizer(TINY, Path(tempfile.mkdtemp())))
 
 
 def _scene():
@@ -123,6 +132,39 @@ def test_packed_turns_equal_each_turn_alone(trained):
             alone = model.llama.model(inputs_embeds=whole, use_cache=False).last_hidden_state[0]
             turn = alone[start:]
             assert torch.allclose(together[row, : len(turn)], turn, atol=1e-4)
+
+
+def test_the_attention_that_is_taught_is_the_attention_that_acts(trained):
+    tokens = PromptTokens(trained / "tokenizer.json")
+    model = Grounder(TINY, tokens, list(names())).eval()
+    ids, state = tokens.turns(["the red dog", "big cat on the left"], 40)
+    patches = torch.randn(1, 9, TINY.dual_encoder["vision_cfg"]["width"])
+    with torch.no_grad():
+        states, final, _ = model(patches, ids[None])
+        start = final.shape[1] - 80
+        asked = start + torch.arange(2) * 40 + state
+        taught = model.attended(1, states[1], asked[None], state[None])[0, 0, 1].exp()
+        prompt = tokens.build("big cat on the left")
+        embed = model.llama.model.embed_tokens
+        before, after = (embed(torch.tensor(part))[None] for part in (prompt.before, prompt.after))
+        whole = torch.cat([before, model.projector(patches), after], 1)
+        model.llama.set_attn_implementation("eager")
+        acts = model.llama.model(inputs_embeds=whole, use_cache=False, output_attentions=True)
+    assert torch.allclose(taught, acts.attentions[1][0, 0, start + state[1], :start], atol=1e-5)
+
+
+def test_the_projector_starts_with_what_the_dense_head_knows():
+    head = clip_stage.DenseHead(64, len(names()))
+    torch.nn.init.normal_(head.linear.weight)
+    patches = torch.randn(2, 200, 64) * 3
+    wide = replace(TINY, language=TINY.language | {"hidden_size": 256})
+    model = Grounder(wide, _tokens(), list(names()))
+    start_from_head(model, head, patches)
+    with torch.no_grad():
+        first = model.projector[0](patches).flatten(0, 1)
+        truth = head(patches)[0].flatten(0, 1).argmax(-1)
+        guess = first[:, : len(names()) + 1].argmax(-1)
+    assert (guess == truth).float().mean() > 0.7
 
 
 def test_a_turn_does_not_see_its_neighbour(trained):

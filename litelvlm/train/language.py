@@ -348,13 +348,16 @@ class Grounder(nn.Module):
         attention, heads = module.self_attn, self.llama.config.num_attention_heads
         b, e = asked.shape
         d = states.shape[-1] // heads
+        taught = min(2, heads)
         device = states.device
         p = int(asked[0, 0] - state[0, 0])
         n = (states.shape[1] - p) // e
         normed = _norm(module.input_layernorm, states)
         rows = torch.arange(b, device=device)[:, None]
-        q = F.linear(normed[rows, asked], attention.q_proj.weight[: 2 * d]).view(b, e, 2, d)
-        k = F.linear(normed, attention.k_proj.weight[: 2 * d]).view(b, -1, 2, d)
+        q = F.linear(normed[rows, asked], attention.q_proj.weight[: taught * d]).view(
+            b, e, taught, d
+        )
+        k = F.linear(normed, attention.k_proj.weight[: taught * d]).view(b, -1, taught, d)
         q, k = q.transpose(1, 2).float(), k.transpose(1, 2).float()
         place = torch.arange(p, device=device)
         place = torch.cat([place, p + torch.arange(n, device=device).repeat(e)])[None]
@@ -363,7 +366,9 @@ class Grounder(nn.Module):
         cos, sin = self.llama.model.rotary_emb(k, place)
         k = _rotate(k, cos[:, None], sin[:, None])
         far = q @ k[:, :, :p].transpose(-1, -2)
-        near = (q[:, :, :, None] @ k[:, :, p:].view(b, 2, e, n, d).transpose(-1, -2))[:, :, :, 0]
+        near = (q[:, :, :, None] @ k[:, :, p:].view(b, taught, e, n, d).transpose(-1, -2))[
+            :, :, :, 0
+        ]
         later = torch.arange(n, device=device) > state[..., None]
         near = near.masked_fill(later[:, None], HIDE)
         return torch.cat([far, near], -1).log_softmax(-1)[..., :p]

@@ -99,7 +99,10 @@ def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
         path = folder / f"{stage}.jsonl"
         if not path.exists():
             continue
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = []
+        for line in map(json.loads, path.read_text().splitlines()):
+            # Steps that a resumed run did again count once.
+            lines = [*(old for old in lines if old["step"] < line["step"]), line]
         for key in MEASURES[stage]:
             points = [(line["seconds"] / 3600, line[key]) for line in lines if key in line]
             if points:
