@@ -239,7 +239,7 @@ def _add(stages: dict[str, Any], results: GroundingResults) -> None:
 
 def _failed(source: str, picture: str, unit: tuple[Variant, int, int], fault: Exception) -> Unit:
     variant, budget, seed = unit
-    reason = f"{type(fault).__name__}: {fault}"[:300]
+    reason = f"{type(fault).__name__}: {' '.join(str(fault).split())}"[:300]
     log.warning("%s %s %s %d: %s", source, picture, variant.label, budget, reason)
     return Unit(source, picture, variant.label, budget, seed, error=reason)
 
