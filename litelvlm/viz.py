@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 Colour = tuple[int, int, int]
 
 PHRASE_COLOURS: tuple[Colour, ...] = (
-    (240, 228, 66),  # yellow
     (86, 180, 233),  # sky blue
     (213, 94, 0),  # vermilion
+    (240, 228, 66),  # yellow
     (0, 158, 115),  # bluish green
     (204, 121, 167),  # reddish purple
     (0, 114, 178),  # blue
