@@ -14,9 +14,10 @@ from litelvlm.cli import scenes as scenes_command
 from litelvlm.data import scenes
 from litelvlm.data.backgrounds import PHOTOS
 from litelvlm.data.scenes import EASY, TEST, TRAIN, VAL, Scene, SceneRecipe, make_scene
-from litelvlm.data.sprites import ASSETS, COLOURS, kinds, plural, sprite
+from litelvlm.data.sprites import COLOURS, kinds, plural, sprite
 from litelvlm.data.wording import nouns
 from litelvlm.errors import InputError
+from litelvlm.resources import asset
 
 CLEAN = replace(TRAIN, typos=0.0)
 SMALL = SceneRecipe(canvas=(168, 168), objects=(1, 3), object_px=(50, 120), typos=0.0)
@@ -408,7 +409,7 @@ def test_training_never_shows_held_out_variants_and_the_benchmark_does():
 
 def test_each_photo_belongs_to_one_split_and_exists():
     assert {split for split, _ in PHOTOS.values()} == set(scenes.SPLITS)
-    assert all((ASSETS / "backgrounds" / f"{name}.jpg").is_file() for name in PHOTOS)
+    assert all((asset("backgrounds") / f"{name}.jpg").is_file() for name in PHOTOS)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -428,7 +429,7 @@ def test_the_benchmark_has_500_phrases_of_one_target_in_the_stated_mixture(split
 def test_there_are_at_least_150_classes_and_the_assets_are_small():
     assert len(scenes.names()) >= 150
     assert list(scenes.names()) == sorted(set(scenes.names()))
-    folders = (ASSETS / "sprites", ASSETS / "backgrounds")
+    folders = (asset("sprites"), asset("backgrounds"))
     assert sum(f.stat().st_size for folder in folders for f in folder.iterdir()) < 2.5e6
 
 
@@ -442,7 +443,7 @@ def test_every_variant_can_be_drawn_with_colours_premultiplied():
 
 
 def test_the_notice_of_the_sprites_is_there():
-    text = (ASSETS / "sprites" / "NOTICE").read_text(encoding="utf-8")
+    text = (asset("sprites") / "NOTICE").read_text(encoding="utf-8")
     assert "MIT License" in text
     assert "Copyright (c) Microsoft Corporation" in text
 
