@@ -338,27 +338,32 @@ def test_unmerged_tokens_are_the_patches_themselves():
 def test_litelvlm_plus_covers_the_grid_and_then_takes_the_least_similar():
     similarity = [5.0, 4.0, 3.0, 2.0, 1.0, 0.0, 6.0, 7.0]
     view = hand_view(grid=(1, 8), similarity=similarity)
-    selection = plus(view, 4, OPTIONS, Plus(cover=0.5, spread="grid", smooth=1))
+    choices = Plus(cover=0.5, least=0.0, pool=1.0, cosine=False)
+    selection = plus(view, 4, OPTIONS, choices)
     assert selection.indices.tolist() == [[2, 4, 5, 6]]  # 2 and 6 on the lattice, 5 and 4 lowest
     assert selection.reason.tolist() == [
         [Reason.CONTEXT, Reason.SIMILARITY, Reason.SIMILARITY, Reason.CONTEXT]
     ]
-    cells = plus(view, 4, OPTIONS, Plus(cover=1.0, spread="cells", cell=2, smooth=1))
-    assert cells.indices.tolist() == [[1, 3, 5, 6]]  # the least similar of each pair
 
 
-def test_litelvlm_plus_averages_over_neighbours_that_exist():
-    view = hand_view(grid=(1, 5), similarity=[0.0, 6.0, 6.0, 2.0, 2.0])
-    stray = plus(view, 1, OPTIONS, Plus(cover=0.0, smooth=1))
-    steady = plus(view, 1, OPTIONS, Plus(cover=0.0, smooth=3))
-    assert stray.indices.tolist() == [[0]]
-    assert steady.indices.tolist() == [[4]]  # means 3, 4, 14/3, 10/3, 2
+def test_litelvlm_plus_takes_one_patch_of_each_cell_before_a_second():
+    similarity = [0.0, 1.0, 5.0, 6.0, 2.0, 3.0, 8.0, 9.0]
+    view = hand_view(grid=(1, 8), similarity=similarity)
+    choices = Plus(cover=0.0, least=0.0, pool=2.0, cell=2, cosine=False)
+    assert plus(view, 2, OPTIONS, choices).indices.tolist() == [[0, 4]]  # not 0 and 1
+    assert plus(view, 2, OPTIONS, replace(choices, pool=1.0)).indices.tolist() == [[0, 1]]
+
+
+def test_litelvlm_plus_is_all_lattice_at_a_small_budget():
+    view = random_view((6, 6))
+    lattice = METHODS["grid"].rule(view, 4, OPTIONS).indices
+    assert torch.equal(plus(view, 4, OPTIONS).indices, lattice)  # 36 / 9 = 4
 
 
 @pytest.mark.parametrize("cover", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("spread", ["grid", "cells", "context"])
-def test_every_choice_of_litelvlm_plus_keeps_the_budget(cover, spread):
+@pytest.mark.parametrize("pool", [1.0, 2.0, 50.0])
+def test_every_choice_of_litelvlm_plus_keeps_the_budget(cover, pool):
     view = random_view((4, 5), phrases=2)
     for budget in range(1, 21):
-        selection = plus(view, budget, OPTIONS, Plus(cover, spread, cosine=True))
+        selection = plus(view, budget, OPTIONS, Plus(cover, pool=pool))
         assert all(len(set(row.tolist())) == budget for row in selection.indices)

@@ -55,7 +55,7 @@ METHODS: dict[str, Method] = {
             "LiteLVLM+ (ours)",
             ours.plus,
             f"ours, after {_LITELVLM}",
-            "Part of the budget covers the picture evenly, the rest is least like the phrase.",
+            "An even lattice over the picture, then the patches least like the phrase, spread out.",
             positions="original",
         ),
         _before(

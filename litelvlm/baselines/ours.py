@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from litelvlm.baselines.view import (
     SelectionOptions,
@@ -15,6 +14,7 @@ from litelvlm.baselines.view import (
     check_budget,
     grid_points,
     mask_of,
+    numbers_of,
     place_under_any,
     place_within,
     windows_of,
@@ -56,22 +56,22 @@ def released(view: TokenView, budget: int, options: SelectionOptions) -> Selecti
 
 @dataclass(frozen=True)
 class Plus:
-    """The choices of `litelvlm+`, made on training scenes and a validation half.
+    """The choices of `litelvlm+`, made on half of the validation scenes of the embedded model.
 
     Attributes:
-        cover: share of the budget spread over the picture before similarity has its say.
-        spread: how it is spread: "grid" (an even lattice), "cells" (the patch least like the
-            phrase of each cell in turn), "context" (the most salient patch of each cell in turn).
-        cell: side of a cell in patches.
-        smooth: side of the square window over which similarity is averaged; 1 leaves it alone.
-        cosine: divide by the norm of the patch.
+        cover: share of the budget that goes to an even lattice over the whole picture.
+        least: lattice points that are wanted in any case, as a share of all N patches; a budget
+            below that is all lattice.
+        pool: the rest is chosen among that many times as many patches least like the phrase...
+        cell: ...one from each square cell of this side in turn, so that no object takes all.
+        cosine: divide similarity by the norm of the patch.
     """
 
-    cover: float = 0.5
-    spread: str = "grid"
-    cell: int = 2
-    smooth: int = 3
-    cosine: bool = False
+    cover: float = 0.75
+    least: float = 1 / 9
+    pool: float = 2.0
+    cell: int = 3
+    cosine: bool = True
 
 
 PLUS = Plus()
@@ -80,11 +80,12 @@ PLUS = Plus()
 def plus(
     view: TokenView, budget: int, options: SelectionOptions, choices: Plus = PLUS
 ) -> Selection:
-    """Cover the whole picture thinly, then add the patches least like the phrase.
+    """Cover the whole picture evenly, then add patches least like the phrase, spread out.
 
-    Part of the budget is spread over the picture, the rest goes to the lowest similarities,
-    averaged over neighbours so that single stray patches do not count. Raster order, original
-    positions. As cheap as LiteLVLM.
+    The language model finds the referent among other things and in its place, so it needs to see
+    all of the picture: an even lattice comes first. What is left of the budget goes to the
+    patches with the lowest cosine to the phrase, one from each cell in turn. Raster order,
+    original positions. As cheap as LiteLVLM; several phrases take turns.
     """
     count = view.hidden.shape[1]
     check_budget(budget, count)
@@ -92,30 +93,22 @@ def plus(
     if choices.cosine:
         norm = view.projected.float().norm(dim=-1).clamp(min=1e-6)
         similarity = similarity / norm.unsqueeze(1)
-    similarity = _smoothed(similarity, view.grid, choices.smooth)
-    place = place_under_any(similarity)  # (B, N), 0 = least like a phrase
-    spread = round(choices.cover * budget)
-    if choices.spread == "grid":
-        points = torch.tensor(grid_points(view.grid, spread) if spread else [], dtype=torch.long)
-        cover = points.to(place.device).expand(len(place), -1)
-    else:
-        score = -place.float() if choices.spread == "cells" else context_score(view, "attention")
-        cells = windows_of(view.grid, choices.cell, choices.cell).to(place.device)
-        turn = place_within(score, cells)
-        order = best(score, count)
-        cover = order.gather(1, turn.gather(1, order).argsort(dim=-1, stable=True))[:, :spread]
-    covered = mask_of(cover, count)
-    alike = best(-place.masked_fill(covered, count), budget - spread)
-    indices = torch.cat([cover, alike], dim=1).sort(dim=-1).values
+    spread = max(round(choices.cover * budget), round(choices.least * count))
+    spread = min(spread, budget)
+    numbers = torch.tensor(grid_points(view.grid, spread) if spread else [], dtype=torch.long)
+    covered = mask_of(numbers.to(similarity.device).expand(len(similarity), -1), count)
+
+    # Place of each patch that is left, 0 = least like a phrase; covered ones go last.
+    place = place_under_any(similarity).masked_fill(covered, count)
+    place = best(-place, count).argsort(dim=-1)
+    pool = place < round(choices.pool * (budget - spread))
+    cells = windows_of(view.grid, choices.cell, choices.cell).to(place.device)
+    turn = place_within((-place).float().masked_fill(~pool, -torch.inf), cells)
+    # Those in the pool by turn, then by place; the others after them, by place.
+    key = torch.where(pool, turn * count + place, count * count + place)
+    alike = best(-key.masked_fill(covered, 3 * count * count), budget - spread)
+    kept = covered | mask_of(alike, count)
+    indices = numbers_of(kept)
     context = covered.gather(1, indices)
     reason = torch.where(context, int(Reason.CONTEXT), int(Reason.SIMILARITY)).to(torch.uint8)
     return Selection(indices, reason, similarity, None)
-
-
-def _smoothed(similarity: Tensor, grid: tuple[int, int], side: int) -> Tensor:
-    """Mean over a square window of neighbours that exist: (B, T, N) -> (B, T, N)."""
-    if side == 1:
-        return similarity
-    maps = similarity.unflatten(-1, grid)
-    pooled = F.avg_pool2d(maps, side, stride=1, padding=side // 2, count_include_pad=False)
-    return pooled.flatten(-2)
