@@ -189,9 +189,12 @@ class _Processes:
     def __init__(self, device: str | None) -> None:
         self._state: Any = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            import torch
             from accelerate import PartialState
 
-            self._state = PartialState(cpu=device == "cpu")
+            # Without an accelerator, accelerate joins the processes only when told so.
+            cpu = device == "cpu" or not torch.accelerator.is_available()
+            self._state = PartialState(cpu=cpu)
         self.index: int = self._state.process_index if self._state else 0
         self.count: int = self._state.num_processes if self._state else 1
 
