@@ -49,12 +49,13 @@ class Server:
         options: of app.py.
         model: that answers.
         threads: of torch.
+        fault: code that runs when the server starts, to make something in it fail.
     """
 
-    def __init__(self, folder, *options, model="tiny-random", threads="1"):
+    def __init__(self, folder, *options, model="tiny-random", threads="1", fault=""):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "sitecustomize.py").write_text(WATCH)
+        (self.folder / "sitecustomize.py").write_text(WATCH + fault)
         self.log = self.folder / "log.txt"
         self.uploads = self.folder / "uploads"
         self.calls = self.folder / "calls.txt"

@@ -623,3 +623,48 @@ def test_a_password_is_asked_for(tmp_path):
         assert visitor.http.get(f"{made.url}/config").status_code == 200
     finally:
         made.stop()
+
+
+# ------------------------------------------------------- nothing found, out of memory (7, 18)
+# The language model runs out of memory while a file named "full" lies beside the server's log.
+OUT_OF_MEMORY = """
+import pathlib, torch
+from litelvlm.models.language import LanguageModel
+whole = LanguageModel.prefill
+def prefill(self, sequences):
+    if (pathlib.Path(__file__).parent / "full").exists():
+        raise torch.OutOfMemoryError("injected")
+    return whole(self, sequences)
+LanguageModel.prefill = prefill
+"""
+
+
+def test_an_answer_without_a_mask_says_so_and_shows_no_older_mask(visitor):
+    """A model with random weights writes no [SEG] when it may write what it likes."""
+    image = visitor.upload(encoded(picture(7)))
+    kind, before = visitor.ask(image=image)
+    assert kind == "complete"
+    kind, after = visitor.ask(image=image, mode="generate")
+    assert kind == "complete"
+    first, second = (
+        next(part for part in payload if isinstance(part, dict) and "results" in part)
+        for payload in (before, after)
+    )
+    assert first["results"][0]["found"]
+    assert not second["results"][0]["found"]
+    assert second["results"][0]["area_fraction"] == 0.0
+    works(visitor)
+
+
+def test_out_of_memory_is_said_and_the_next_request_works(tmp_path):
+    server = Server(tmp_path / "server", fault=OUT_OF_MEMORY)
+    try:
+        visitor = Visitor(server)
+        works(visitor)
+        (server.folder / "full").touch()
+        text = message(visitor.ask(image=visitor.upload(encoded(picture(3)))))
+        assert "out of memory" in text
+        (server.folder / "full").unlink()
+        works(visitor)
+    finally:
+        server.stop()
