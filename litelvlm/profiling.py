@@ -155,6 +155,12 @@ def _fused_block_flops(query, key, value, embed_dim, num_head, *args, **kwargs) 
     return projections + sdpa_flop_count(head, other, other)
 
 
+def _attention_flops(query, key, value, *args, **kwargs) -> int:  # type: ignore[no-untyped-def]
+    """SDPA as it runs on CPU; torch itself counts it in newer releases only."""
+    return sdpa_flop_count(query, key, value)
+
+
 _EXTRA_FORMULAS: dict[Any, Any] = {
     torch.ops.aten._native_multi_head_attention: _fused_block_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
 }
