@@ -30,19 +30,28 @@ BUDGETS = "288 192 128 64 32"
 
 # Name of the mark -> the command, its --out left out.
 COMMANDS = {
-    "main": f"evaluate --data scenes --split test --methods all --budgets {BUDGETS} --seeds 0 1 2",
+    "main": (
+        "evaluate --data scenes --split test --limit 120 --methods all "
+        f"--budgets {BUDGETS} --seeds 0 1 2"
+    ),
+    "positions": (
+        "evaluate --data scenes --split test --limit 120 --budgets 192 64 32 --methods "
+        "litelvlm:positions=original litelvlm:positions=original,split=released "
+        "random:positions=original grid:positions=original class-attention:positions=original "
+        "divprune:positions=original nuwa litelvlm+"
+    ),
     "order": (
-        "evaluate --data scenes --split val-b --budgets 192 64 --methods "
+        "evaluate --data scenes --split val-b --limit 120 --budgets 192 64 --methods "
         "litelvlm:order=raster,positions=compact litelvlm:order=raster,positions=original "
         "litelvlm:order=released,positions=compact litelvlm:order=released,positions=original"
     ),
-    "split": "evaluate --data scenes --split val-b --budgets 192 64 --methods "
+    "split": "evaluate --data scenes --split val-b --limit 120 --budgets 192 64 --methods "
     + " ".join(
         f"litelvlm:split={split},context={context}"
         for split in ("paper", "released", "0.25", "0.75")
         for context in ("released", "attention")
     ),
-    "reversal": "reversal --model nano --data scenes --split test",
+    "reversal": "reversal --model nano --data scenes --split test --limit 200",
 }
 
 
@@ -161,6 +170,7 @@ TABLES: dict[str, Callable[[Path], list[str]]] = {
     "main": scores,
     "main-kinds": kinds,
     "main-costs": costs,
+    "positions": scores,
     "order": scores,
     "split": scores,
     "reversal": reversal,
