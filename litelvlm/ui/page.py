@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
@@ -201,12 +202,10 @@ def build(desk: Desk) -> gr.Blocks:
             [curve],
             **{**RUN, "show_progress": "hidden"},
         )
-        stop.click(
-            lambda: panels.notice("info", "Cancelled", "Draw the curve again at any time."),
-            None,
-            [curve],
-            cancels=[drawing],
-            **DRAW,
+        # The notice comes a moment after: a last picture may still be on its way to the page, and
+        # would stand there for good.
+        stop.click(None, None, None, cancels=[drawing], **DRAW).then(
+            _cancelled, None, [curve], **DRAW
         )
         prepare.click(
             lambda state: _updates(callbacks.prepare_downloads(state)),
@@ -367,6 +366,12 @@ def _pick(desk: Desk, shown: tuple[Example, ...]) -> Callable[..., tuple[Any, ..
         return (example.pixels(), "\n".join(example.phrases), *_updates(page))
 
     return pick
+
+
+def _cancelled() -> str:
+    """The notice in place of a curve that was stopped, once what was under way has arrived."""
+    time.sleep(0.5)
+    return panels.notice("info", "Cancelled", "Draw the curve again at any time.")
 
 
 def _stream(work: Callable[..., Iterator[Page]]) -> Callable[..., Iterator[str]]:
