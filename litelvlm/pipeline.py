@@ -273,7 +273,7 @@ class Pipeline:
         tokens = scene.tokens
         hidden = tokens.hidden.expand(rows, -1, -1)
 
-        selection, embeds = None, None
+        selection = None
         if pruned and not inside:
             texts = [plain(phrase) for phrase in phrases]
             embeds = profiler.run("clip_text", self._clip_text, texts, text)
@@ -392,12 +392,17 @@ class Pipeline:
         ]
 
     def _clip_text(self, texts: list[str], form: str) -> Tensor:
+        many = [wording for text in texts for wording in self._wordings(text, form)]
+        embeds = self.encoder.encode_text(many)
+        return embeds.view(len(texts), -1, embeds.shape[-1]).mean(1)
+
+    def _wordings(self, text: str, form: str) -> list[str]:
+        """What CLIP reads for one phrase; the embeddings of several wordings are averaged."""
         if form == "question":
-            texts = [self.config.prompt.question.format(phrase=text) for text in texts]
-        if form != "templates":
-            return self.encoder.encode_text(texts)
-        many = [template.format(text) for text in texts for template in CLIP_TEMPLATES]
-        return self.encoder.encode_text(many).view(len(texts), len(CLIP_TEMPLATES), -1).mean(1)
+            return [self.config.prompt.question.format(phrase=text)]
+        if form == "templates":
+            return [template.format(text) for template in CLIP_TEMPLATES]
+        return [text]
 
     def _select(
         self,
@@ -539,10 +544,7 @@ class Pipeline:
         return TokenMap(order[ascending], reason[ascending], order, similarity, context, frame)
 
     def _warnings(self, phrase: str, form: str) -> tuple[str, ...]:
-        text = plain(phrase)
-        if form == "question":
-            text = self.config.prompt.question.format(phrase=text)
-        if not self.encoder.is_cut(text):
+        if not any(map(self.encoder.is_cut, self._wordings(plain(phrase), form))):
             return ()
         limit = self.encoder.context_length
         return (f"CLIP reads {limit} tokens; the end of this phrase does not reach its score",)

@@ -327,6 +327,12 @@ def test_a_long_phrase_is_warned_about_not_silently_cut(pipe, scene):
     assert pipe.ground(scene, "a short phrase", 16)[0].warnings == ()
 
 
+def test_a_phrase_that_only_a_longer_wording_cuts_is_warned_about_too(pipe, scene):
+    phrase = "cat " * 74  # 76 tokens with begin and end; every template adds more
+    assert pipe.ground(scene, phrase, 16, text="phrase")[0].warnings == ()
+    assert len(pipe.ground(scene, phrase, 16, text="templates")[0].warnings) == 1
+
+
 def test_the_prompt_has_the_form_of_glamm():
     words: list[str] = []
 
