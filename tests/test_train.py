@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 from dataclasses import replace
 from functools import lru_cache
@@ -19,7 +21,7 @@ from litelvlm.train import clip as clip_stage
 from litelvlm.train import masks as mask_stage
 from litelvlm.train import probe, targets
 from litelvlm.train.builders import build_dual_encoder, build_segmenter
-from litelvlm.train.common import attention, cosine, stream
+from litelvlm.train.common import attention, optimisers, schedule, stream
 from litelvlm.train.language import Grounder, box_iou, load_frozen, packed, to_corners
 from litelvlm.train.recipe import recipe
 from litelvlm.train.run import ensure_tokenizer, read_curves, train
@@ -241,10 +243,50 @@ def test_the_reversal_hinge_rests_once_the_referent_is_least_similar():
 
 
 def test_the_learning_rate_warms_up_and_comes_down():
-    rates = [cosine(step, 100, 10) for step in range(101)]
+    rates = [schedule(step, 110, 10, hold=0.4) for step in range(111)]
     assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == rates[9] == 1.0
-    assert rates[100] == pytest.approx(0.02)
+    assert rates[9] == rates[50] == 1.0
+    assert rates[80] == pytest.approx(0.5)
+    assert rates[110] == 0.0
+
+
+def test_every_weight_has_one_optimiser_and_only_block_matrices_have_muon():
+    clip = build_dual_encoder(TINY.dual_encoder)
+    plain, muon = optimisers([clip], 1e-3, 0.05)
+    given = [p for o in (plain, muon) for g in o.param_groups for p in g["params"]]
+    assert sorted(map(id, given)) == sorted(map(id, clip.parameters()))
+    matrices = {id(p) for g in muon.param_groups for p in g["params"]}
+    assert id(clip.visual.transformer.resblocks[0].mlp.c_fc.weight) in matrices
+    assert id(clip.token_embedding.weight) not in matrices
+    assert id(clip.visual.conv1.weight) not in matrices
+
+
+def test_two_processes_train_as_one_with_both_batches(tmp_path):
+    """Gradients averaged over two processes equal those of one process that sees both halves."""
+    script = tmp_path / "go.py"
+    script.write_text(
+        "import sys, torch\n"
+        "from torch import nn\n"
+        "from litelvlm.train.common import Run, processes\n"
+        "from pathlib import Path\n"
+        "torch.manual_seed(0)\n"
+        "layer = nn.Linear(3, 1)\n"
+        "run = Run(Path(sys.argv[1]), 's', {'layer': layer},\n"
+        "          [torch.optim.SGD(layer.parameters(), lr=0.1)], 3, 0.1, 1)\n"
+        "size = int(sys.argv[2])\n"
+        "def make(number):\n"
+        "    xs = [torch.full((1, 3), float(number * size + i)) / 10 for i in range(size)]\n"
+        "    return {'x': torch.cat(xs)}\n"
+        "with processes('cpu') as device:\n"
+        "    run.loop(make, lambda b: layer(b['x']).square().mean(), None, device, 0)\n"
+    )
+    both = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    both += ["--master_port", "29641", str(script), str(tmp_path / "two"), "1"]
+    alone = [sys.executable, str(script), str(tmp_path / "one"), "2"]
+    for command in (both, alone):
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    one, two = (torch.load(tmp_path / n / "s.pt")["modules"]["layer"] for n in ("one", "two"))
+    assert torch.allclose(one["weight"], two["weight"], atol=1e-6)
 
 
 def test_batches_do_not_depend_on_the_number_of_workers():

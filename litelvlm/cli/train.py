@@ -1,9 +1,13 @@
-"""`litelvlm train`: train the embedded model from nothing, stage by stage, and export it."""
+"""`litelvlm train`: train the embedded model from nothing, stage by stage, and export it.
+
+Several GPUs or cores: `torchrun --nproc_per_node=2 -m litelvlm train ... --threads 1`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 from pathlib import Path
 
 from litelvlm.errors import InputError
@@ -45,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
+    from litelvlm.train.common import processes
     from litelvlm.train.export import export
     from litelvlm.train.recipe import recipe
     from litelvlm.train.run import STAGES, draw_curves, train
@@ -59,7 +64,10 @@ def run(args: argparse.Namespace) -> int:
     stages = STAGES if args.stage == "all" else () if args.stage == "export" else (args.stage,)
     if args.stage == "export" and args.export is None:
         raise InputError("--stage export needs --export FOLDER")
-    train(plan, stages, args.out, device, args.resume, args.probes, args.limit)
+    with processes(device) as own:
+        train(plan, stages, args.out, own, args.resume, args.probes, args.limit)
+    if int(os.environ.get("RANK", "0")):
+        return 0
     if stages:
         draw_curves(args.out, args.out / "curves.png")
     if args.export is not None:

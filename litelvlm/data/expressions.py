@@ -109,7 +109,9 @@ def _single(rng: np.random.Generator, view: View, index: int, noun_not: str) -> 
     return None
 
 
-Proposal = Callable[[np.random.Generator, View, int], "str | None"]
+# Text, the objects that its noun fits, the landmark.
+Proposed = tuple[str, tuple[int, ...], int | None]
+Proposal = Callable[[np.random.Generator, View, int], "Proposed | None"]
 
 
 def _others(phrase: _Phrase, target: int) -> tuple[int, ...]:
@@ -121,14 +123,14 @@ def _worth(rng: np.random.Generator, others: Sequence[int]) -> bool:
     return bool(others) or rng.random() < 0.12
 
 
-def _name(rng: np.random.Generator, view: View, target: int) -> str | None:
+def _name(rng: np.random.Generator, view: View, target: int) -> Proposed | None:
     phrase = _phrase(rng, view, target, 0.0, 0.15)
     if phrase is None or phrase.noun in ANYTHING or phrase.fits != (target,):
         return None
-    return phrase.text
+    return phrase.text, phrase.fits, None
 
 
-def _colour(rng: np.random.Generator, view: View, target: int) -> str | None:
+def _colour(rng: np.random.Generator, view: View, target: int) -> Proposed | None:
     thing = view.objects[target]
     if thing.colour is None:
         return None
@@ -136,10 +138,10 @@ def _colour(rng: np.random.Generator, view: View, target: int) -> str | None:
     if phrase is None or phrase.colour is None or phrase.fits != (target,):
         return None
     rivals = fits(view, phrase.noun, None) or ()
-    return phrase.text if _worth(rng, rivals[1:]) else None
+    return (phrase.text, phrase.fits, None) if _worth(rng, rivals[1:]) else None
 
 
-def _size(rng: np.random.Generator, view: View, target: int) -> str | None:
+def _size(rng: np.random.Generator, view: View, target: int) -> Proposed | None:
     phrase = _phrase(rng, view, target, 0.25, 0.1)
     if phrase is None or len(phrase.fits) < 2:
         return None
@@ -149,10 +151,10 @@ def _size(rng: np.random.Generator, view: View, target: int) -> str | None:
     # Comparing words are for two things.
     two = len(phrase.fits) == 2
     options = [text for text in SIZES[which] if two or not text.startswith(COMPARING)]
-    return pick(rng, options).format(x=phrase.text)
+    return pick(rng, options).format(x=phrase.text), phrase.fits, None
 
 
-def _position(rng: np.random.Generator, view: View, target: int) -> str | None:
+def _position(rng: np.random.Generator, view: View, target: int) -> Proposed | None:
     phrase = _phrase(rng, view, target, 0.3, 0.2)
     if phrase is None:
         return None
@@ -164,11 +166,11 @@ def _position(rng: np.random.Generator, view: View, target: int) -> str | None:
     for step in range(len(places)):
         place = places[(start + step * 2) % len(places)]
         if is_at(view, target, others, place):
-            return pick(rng, PLACES[place]).format(x=phrase.text)
+            return pick(rng, PLACES[place]).format(x=phrase.text), phrase.fits, None
     return None
 
 
-def _relation(rng: np.random.Generator, view: View, target: int) -> str | None:
+def _relation(rng: np.random.Generator, view: View, target: int) -> Proposed | None:
     phrase = _phrase(rng, view, target, 0.2, 0.25)
     if phrase is None or len(view.objects) < 2:
         return None
@@ -189,11 +191,13 @@ def _relation(rng: np.random.Generator, view: View, target: int) -> str | None:
             relation = relations[(start + turn) % len(relations)]
             if is_related(view, target, others, landmark, relation):
                 article = "" if rng.random() < 0.15 else "the "
-                return pick(rng, RELATIONS[relation]).format(x=phrase.text, y=article + marker.text)
+                text = pick(rng, RELATIONS[relation])
+                text = text.format(x=phrase.text, y=article + marker.text)
+                return text, phrase.fits, landmark
     return None
 
 
-def _ordinal(rng: np.random.Generator, view: View, target: int) -> str | None:
+def _ordinal(rng: np.random.Generator, view: View, target: int) -> Proposed | None:
     phrase = _phrase(rng, view, target, 0.15, 0.2)
     if phrase is None or len(phrase.fits) < 3 or phrase.noun in UNCOUNTED:
         return None
@@ -205,10 +209,10 @@ def _ordinal(rng: np.random.Generator, view: View, target: int) -> str | None:
     if place >= len(ORDER) or place > (len(ranked) + 1) // 2:
         return None
     word = ORDER[place][0 if rng.random() < 0.75 else 1]
-    return pick(rng, SIDES[side]).format(k=word, x=phrase.text)
+    return pick(rng, SIDES[side]).format(k=word, x=phrase.text), phrase.fits, None
 
 
-def _superlative(rng: np.random.Generator, view: View, target: int) -> str | None:
+def _superlative(rng: np.random.Generator, view: View, target: int) -> Proposed | None:
     phrase = _phrase(rng, view, target, 0.15, 0.25)
     if phrase is None or len(phrase.fits) < 2:
         return None
@@ -218,7 +222,8 @@ def _superlative(rng: np.random.Generator, view: View, target: int) -> str | Non
     for step in range(len(which)):
         extreme = which[(start + step) % len(which)]
         if is_extreme(view, target, others, extreme):
-            return _form(rng, EXTREMES[extreme], phrase.noun).format(x=phrase.text)
+            text = _form(rng, EXTREMES[extreme], phrase.noun).format(x=phrase.text)
+            return text, phrase.fits, None
     return None
 
 
@@ -327,10 +332,11 @@ def write_expressions(
     for slot in range(count):
         roll = rng.random()
         for attempt in range(24):
-            targets: tuple[int, ...]
-            text: str | None
+            targets: tuple[int, ...] = ()
+            about: tuple[tuple[int, ...], int | None] = ((), None)
+            text: str | None = None
             if roll < none:
-                kind, text, targets = "none", _none(rng, view), ()
+                kind, text = "none", _none(rng, view)
             elif roll < none + several:
                 kind = "several"
                 pair = _several(rng, view)
@@ -343,12 +349,15 @@ def write_expressions(
                 target = order[(slot + attempt) % len(order)]
                 if (target, kind) in used and attempt < 16:
                     continue
-                text, targets = _PROPOSE[kind](rng, view, target), (target,)
+                proposed = _PROPOSE[kind](rng, view, target)
+                if proposed is None:
+                    continue
+                text, targets, about = proposed[0], (target,), proposed[1:]
             if text is None or text in texts:
                 continue
             texts.add(text)
             if len(targets) == 1:
                 used.add((targets[0], kind))
-            found.append(Expression(dress(rng, text, typos), targets, kind))
+            found.append(Expression(dress(rng, text, typos), targets, kind, *about))
             break
     return tuple(found)

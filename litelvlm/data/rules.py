@@ -47,11 +47,15 @@ class Expression:
         text: the phrase, as a person would type it.
         targets: indices into the scene's objects; empty if nothing fits.
         kind: name, colour, size, position, relation, ordinal, superlative, none or several.
+        fits: objects that the noun and colour alone are true of, the target among them.
+        landmark: the object that a relation is told from, or None.
     """
 
     text: str
     targets: tuple[int, ...]
     kind: str
+    fits: tuple[int, ...] = ()
+    landmark: int | None = None
 
 
 @dataclass(frozen=True)

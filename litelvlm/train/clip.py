@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from litelvlm.data.sprites import COLOURS
 from litelvlm.models.prompt import plain
 from litelvlm.train.builders import build_dual_encoder
-from litelvlm.train.common import Run, adamw, attention, autocast, seed_everything
+from litelvlm.train.common import Run, attention, autocast, optimisers, seed_everything
 from litelvlm.train.targets import IGNORE, chw, normalise, patch_targets, squared
 
 if TYPE_CHECKING:
@@ -264,9 +264,9 @@ def train_clip(
     clip = build_dual_encoder(recipe.dual_encoder).to(device)
     visual = clip.visual
     head = DenseHead(visual.conv1.out_channels, len(names())).to(device)
-    optimiser = adamw([clip, head], plan.lr, plan.decay, (0.9, 0.98))
+    trained = optimisers([clip, head], plan.lr, plan.decay)
     run = Run(
-        folder, "clip", {"clip": clip, "head": head}, optimiser, plan.steps, plan.lr, plan.warmup
+        folder, "clip", {"clip": clip, "head": head}, trained, plan.steps, plan.lr, plan.warmup
     )
     if resume:
         run.resume()

@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
+
+from litelvlm.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -56,29 +57,54 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
     return logits.softmax(-1) @ v
 
 
-def cosine(step: int, total: int, warmup: int, floor: float = 0.02) -> float:
-    """Learning-rate factor at ``step``: linear warm-up, then a cosine from 1 to ``floor``."""
+def schedule(step: int, total: int, warmup: int, hold: float = 0.4) -> float:
+    """Learning-rate factor at ``step``: linear warm-up, 1 for a share ``hold``, linear to 0."""
     if step < warmup:
         return (step + 1) / warmup
     done = min(1.0, (step - warmup) / max(1, total - warmup))
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
+    return min(1.0, (1 - done) / (1 - hold))
 
 
-def adamw(modules: list[nn.Module], lr: float, decay: float, betas: tuple[float, float]) -> Any:
-    """AdamW over the trainable parameters; vectors, norms and embeddings are not decayed."""
-    matrices, others, seen = [], [], set()
+def optimisers(
+    modules: Sequence[nn.Module], lr: float, decay: float, gain: float = 6.0
+) -> list[torch.optim.Optimizer]:
+    """Muon for the weight matrices of the blocks, AdamW for everything else.
+
+    Muon (Jordan et al. 2024) takes steps whose singular values are all alike; trained from
+    nothing, both towers and the language model need about half the pictures that way. Its rate is
+    ``gain`` times ``lr``, in the scale of AdamW's. Vectors, norms, embeddings, convolutions and
+    the layers that read or write a small space (fewer than 32 rows or columns) stay with AdamW.
+
+    Raises:
+        InputError: this torch has no Muon.
+    """
+    if not hasattr(torch.optim, "Muon"):
+        raise InputError(f"training needs torch 2.9 or later, this is {torch.__version__}")
+    hidden, matrices, others, seen = [], [], [], set()
     for module in modules:
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            plain = parameter.ndim < 2 or "embed" in name
-            (others if plain else matrices).append(parameter)
+            if parameter.ndim < 2 or "embed" in name:
+                others.append(parameter)
+            elif parameter.ndim == 2 and min(parameter.shape) >= 32:
+                hidden.append(parameter)
+            else:
+                matrices.append(parameter)
     groups = [
         {"params": matrices, "weight_decay": decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.98), fused=True)
+    ]
+    if hidden:
+        group = {"params": hidden, "scale": gain}
+        found.append(
+            torch.optim.Muon([group], lr=lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+        )
+    return found
 
 
 class _Batches(IterableDataset):
@@ -119,9 +145,66 @@ def to_device(batch: dict[str, Any], device: torch.device | str) -> dict[str, An
     }
 
 
+@contextlib.contextmanager
+def processes(device: str) -> Iterator[str]:
+    """Join the processes that ``torchrun`` started, if it did; gives this process's device.
+
+    Each process then takes its own batches and gradients are averaged: on a CPU, one process per
+    core trains about a fifth faster than one process with as many threads.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    cuda = torch.device(device).type == "cuda"
+    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield f"cuda:{os.environ['LOCAL_RANK']}" if cuda else device
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's number and how many there are; (0, 1) outside ``torchrun``."""
+    if not torch.distributed.is_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+@dataclass(frozen=True)
+class _Share:
+    """The batches of one process: numbers ``rank``, ``rank + world``, ... of all."""
+
+    make: Callable[[int], dict[str, Any]]
+    rank: int
+    world: int
+
+    def __call__(self, number: int) -> dict[str, Any]:
+        return self.make(number * self.world + self.rank)
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace gradients by their mean over all processes; nothing to do in a single one.
+
+    A parameter that learns but had no part in this process's loss counts as zero.
+    """
+    world = rank_and_world()[1]
+    if world == 1:
+        return
+    learning = [p for p in parameters if p.requires_grad]
+    flat = torch.cat(
+        [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learning]
+    )
+    torch.distributed.all_reduce(flat)
+    parts = (flat / world).split([p.numel() for p in learning])
+    for parameter, part in zip(learning, parts, strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
 @dataclass
 class Run:
     """One stage of a training run: its folder, its state and its log.
+
+    Of several processes the first alone writes; all read the same checkpoint.
 
     folder: holds ``<stage>.pt`` (checkpoint) and ``<stage>.jsonl`` (log, one record per line).
     """
@@ -129,7 +212,7 @@ class Run:
     folder: Path
     stage: str
     modules: dict[str, nn.Module]
-    optimiser: torch.optim.Optimizer
+    optimisers: Sequence[torch.optim.Optimizer]
     steps: int
     lr: float
     warmup: int
@@ -155,7 +238,8 @@ class Run:
         state = torch.load(self.checkpoint, map_location="cpu", weights_only=False)
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
         torch.set_rng_state(state["rng"])
         log.info("%s: resumed at step %d", self.stage, self.step)
@@ -163,9 +247,12 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint; the file is replaced in one step, never half written."""
+        self._saved = time.monotonic()
+        if rank_and_world()[0]:
+            return
         state = {
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [o.state_dict() for o in self.optimisers],
             "step": self.step,
             "seconds": self.seconds,
             "rng": torch.get_rng_state(),
@@ -173,19 +260,22 @@ class Run:
         part = self.checkpoint.with_suffix(".part")
         torch.save(state, part)
         os.replace(part, self.checkpoint)
-        self._saved = time.monotonic()
 
     def update(self, loss: Tensor) -> None:
         """One optimiser step at the scheduled learning rate; a non-finite gradient is skipped."""
-        factor = cosine(self.step, self.steps, self.warmup)
-        for group in self.optimiser.param_groups:
+        factor = schedule(self.step, self.steps, self.warmup)
+        groups = [group for o in self.optimisers for group in o.param_groups]
+        for group in groups:
             group["lr"] = self.lr * factor * group.get("scale", 1.0)
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
+        parameters = [p for g in groups for p in g["params"]]
+        average_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.clip)
         if torch.isfinite(norm):
-            self.optimiser.step()
+            for optimiser in self.optimisers:
+                optimiser.step()
         self.track(grad=float(norm))
         self.step += 1
 
@@ -204,8 +294,9 @@ class Run:
         self._sums = {}
         line = {"step": self.step, "seconds": round(self.seconds, 1)}
         line |= {k: round(float(v), 5) for k, v in (means | values).items()}
-        with open(self.folder / f"{self.stage}.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
+        if rank_and_world()[0] == 0:
+            with open(self.folder / f"{self.stage}.jsonl", "a") as file:
+                file.write(json.dumps(line) + "\n")
         return line
 
     def loop(
@@ -224,13 +315,16 @@ class Run:
         limit: stop after so many steps of this call; a later call with ``resume`` goes on.
         """
         stop = self.steps if limit is None else min(self.steps, self.step + limit)
-        bar = tqdm(total=self.steps, initial=self.step, desc=self.stage, mininterval=5.0)
-        for batch in stream(make, self.step, stop, workers):
+        rank, world = rank_and_world()
+        bar = tqdm(
+            total=self.steps, initial=self.step, desc=self.stage, mininterval=5.0, disable=rank > 0
+        )
+        for batch in stream(_Share(make, rank, world), self.step, stop, workers):
             self.update(learn(to_device(batch, device)))
             bar.update(1)
             due = self.step % probe_every == 0 or self.step == self.steps
             if self.step % log_every == 0 or due:
-                line = self.record(**(probe() if probe is not None and due else {}))
+                line = self.record(**(probe() if probe is not None and due and rank == 0 else {}))
                 bar.set_postfix_str(" ".join(f"{k} {v:.3g}" for k, v in line.items()), False)
             if time.monotonic() - self._saved > self.save_every_s:
                 self.save()

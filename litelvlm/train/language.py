@@ -12,7 +12,7 @@ its box, and is pulled towards the prompt token that the mask branch knows for t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from litelvlm.models.language import build_projector, build_seg_head
 from litelvlm.train import clip as clip_stage
 from litelvlm.train import masks as mask_stage
 from litelvlm.train.builders import build_language
-from litelvlm.train.common import Run, adamw, autocast, seed_everything, to_device
+from litelvlm.train.common import Run, autocast, optimisers, seed_everything, to_device
 from litelvlm.train.start import start_from_head
 from litelvlm.train.targets import (
     chw,
@@ -45,6 +45,17 @@ if TYPE_CHECKING:
     from litelvlm.train.recipe import LanguagePlan, Recipe
 
 HIDE = -1e4
+PER_TURN = (
+    "ids",
+    "state",
+    "cover",
+    "fits",
+    "landmark",
+    "box",
+    "frame_box",
+    "masks",
+    "real",
+)
 
 
 class Helpers(nn.Module):
@@ -158,7 +169,8 @@ class LanguageBatches:
         images (B, 3, H, W) uint8; window (B, 2); frames (B, S', S', 3) int16 (half of S for
         half-size pictures); kind (B, N); place (B, N, 4), the box of what lies under a patch;
         ids (B, E, L), state (B, E); cover (B, E, N); box (B, E, 4) x0, y0, x1, y1 and frame_box
-        likewise, in units of the full picture's side; masks (B, E, S' / 4, S' / 4) uint8;
+        likewise, in units of the full picture's side; fits and landmark (B, E, N) as cover, of all
+        that the noun fits and of a relation's landmark; masks (B, E, S' / 4, S' / 4) uint8;
         sam_window (B, 2); real (B, E) bool, false for repeats that fill the batch.
         """
         from litelvlm.data.scenes import make_scene, names
@@ -218,8 +230,12 @@ class LanguageBatches:
                 "place": torch.from_numpy(place.astype(np.float32)),
                 "ids": ids,
                 "state": state,
-                "cover": torch.from_numpy(
-                    np.stack([cover[:, e.targets[0] + 1] for e in chosen]).astype(np.float32)
+                "cover": torch.from_numpy(np.stack([_share(cover, e.targets) for e in chosen])),
+                "fits": torch.from_numpy(np.stack([_share(cover, e.fits) for e in chosen])),
+                "landmark": torch.from_numpy(
+                    np.stack(
+                        [_share(cover, () if e.landmark is None else (e.landmark,)) for e in chosen]
+                    )
                 ),
                 "box": torch.from_numpy(np.stack(boxes).astype(np.float32)),
                 "frame_box": torch.from_numpy(np.stack(frame).astype(np.float32)),
@@ -232,9 +248,14 @@ class LanguageBatches:
         longest = int((batch["ids"] != prompt.ids["pad"]).sum(-1).max())
         batch["ids"] = batch["ids"][..., :longest]
         most = int(batch["real"].sum(-1).max())
-        for key in ("ids", "state", "cover", "box", "frame_box", "masks", "real"):
+        for key in PER_TURN:
             batch[key] = batch[key][:, :most]
         return batch
+
+
+def _share(cover: np.ndarray, objects: Sequence[int]) -> np.ndarray:
+    """Share of each patch that some objects fill together: (N, objects + 1) -> (N,) float32."""
+    return cover[:, [i + 1 for i in objects]].sum(1).astype(np.float32)
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -337,8 +358,11 @@ class Grounder(nn.Module):
         asked = final[torch.arange(b, device=ids.device)[:, None], index]
         return self.seg_head(asked).float(), to_corners(self.helpers.box(asked).float())
 
-    def attended(self, layer: int, states: Tensor, asked: Tensor, state: Tensor) -> Tensor:
-        """Log attention of the first two heads of a layer, from [SEG] states to the prefix.
+    def attended(
+        self, layer: int, states: Tensor, asked: Tensor, state: Tensor, first: int = 0
+    ) -> Tensor:
+        """Log attention of two heads of a layer, ``first`` and its neighbour, from [SEG] states
+        to the prefix.
 
         states: (B, S, W) input of the layer; asked: (B, E) places of the [SEG] states in it;
         state: (B, E) their places in their turns. Returns (B, 2, E, P): the prefix is the text
@@ -348,16 +372,15 @@ class Grounder(nn.Module):
         attention, heads = module.self_attn, self.llama.config.num_attention_heads
         b, e = asked.shape
         d = states.shape[-1] // heads
-        taught = min(2, heads)
+        taught = min(2, heads - first)
         device = states.device
         p = int(asked[0, 0] - state[0, 0])
         n = (states.shape[1] - p) // e
         normed = _norm(module.input_layernorm, states)
         rows = torch.arange(b, device=device)[:, None]
-        q = F.linear(normed[rows, asked], attention.q_proj.weight[: taught * d]).view(
-            b, e, taught, d
-        )
-        k = F.linear(normed, attention.k_proj.weight[: taught * d]).view(b, -1, taught, d)
+        own = slice(first * d, (first + taught) * d)
+        q = F.linear(normed[rows, asked], attention.q_proj.weight[own]).view(b, e, taught, d)
+        k = F.linear(normed, attention.k_proj.weight[own]).view(b, -1, taught, d)
         q, k = q.transpose(1, 2).float(), k.transpose(1, 2).float()
         place = torch.arange(p, device=device)
         place = torch.cat([place, p + torch.arange(n, device=device).repeat(e)])[None]
@@ -425,8 +448,8 @@ class Grounder(nn.Module):
         hit = inside.gather(-1, logp.argmax(-1, keepdim=True))[..., 0]
         out["pointed"] = hit[seen].float().mean()
 
-        # The state names what is asked for, attends to all things of that name half way up, and to
-        # the referent alone in the layers above.
+        # The state names what is asked for; half way up two heads attend to all that its noun
+        # fits and two to a relation's landmark; above, two heads attend to the referent alone.
         wanted = kind.gather(1, batch["cover"].argmax(-1))
         known = seen & (wanted > 0)
         middle = self.helpers.layers[0]
@@ -434,16 +457,24 @@ class Grounder(nn.Module):
         scores = (word @ self.llama.model.embed_tokens.weight[self.words].T).float()
         out["ask"] = F.cross_entropy(scores[known], wanted[known])
         out["asked"] = (scores.argmax(-1) == wanted)[known].float().mean()
-        alike = (kind[:, None] == wanted[..., None]) & (kind[:, None] > 0)
-        attend = 0.0
-        for layer, target in ((middle, alike), (middle + 1, inside), (middle + 2, inside)):
-            if layer >= len(self.llama.model.layers):
+        fits, landmark = batch["fits"] > 0.4, batch["landmark"] > 0.4
+        taught = [
+            (middle, 0, fits, "attend"),
+            (middle, 2, landmark, "landmark"),
+            (middle + 1, 0, inside, "attend"),
+            (middle + 2, 0, inside, "attend"),
+        ]
+        attend = asked.new_zeros((), dtype=torch.float32)
+        for layer, head, target, key in taught:
+            some = target.any(-1) & real
+            outside = layer >= len(self.llama.model.layers)
+            if outside or head >= self.llama.config.num_attention_heads or not some.any():
                 continue
-            logp = self.attended(layer, states[layer], index, batch["state"])[..., span]
-            mass = logp.masked_fill(~target[:, None], HIDE).logsumexp(-1).transpose(1, 2)
-            attend = attend - mass[known].mean()
+            logp = self.attended(layer, states[layer], index, batch["state"], head)[..., span]
+            mass = logp.masked_fill(~target[:, None], HIDE).logsumexp(-1).transpose(1, 2)[some]
+            attend = attend - mass.mean()
+            out["on_landmark" if key == "landmark" else "on_target"] = mass.exp().mean()
         out["attend"] = attend
-        out["on_target"] = mass.exp()[known].mean()
 
         box = to_corners(self.helpers.box(asked).float())
         out["box"] = F.l1_loss(box[real], batch["box"][real]) * 4
@@ -497,14 +528,14 @@ def train_language(
     tokenizer = folder / "tokenizer.json"
     tokens = PromptTokens(tokenizer)
     grounder = Grounder(recipe, tokens, list(names())).to(device)
-    optimiser = adamw([grounder], plan.lr, plan.decay, (0.9, 0.98))
+    trained = optimisers([grounder], plan.lr, plan.decay)
     # The mask decoder is tuned gently near the end; its image encoder never.
     decoder = frozen.sam.mask_decoder
-    optimiser.add_param_group(
+    trained[0].add_param_group(
         {"params": list(decoder.parameters()), "weight_decay": 0.0, "scale": plan.decoder}
     )
     modules = {"grounder": grounder, "decoder": decoder}
-    run = Run(folder, "language", modules, optimiser, plan.steps, plan.lr, plan.warmup)
+    run = Run(folder, "language", modules, trained, plan.steps, plan.lr, plan.warmup)
     resumed = resume and run.resume()
     batches = LanguageBatches(
         phases=plan.phases,

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litelvlm.train.builders import build_segmenter
-from litelvlm.train.common import Run, adamw, autocast, seed_everything
+from litelvlm.train.common import Run, autocast, optimisers, seed_everything
 from litelvlm.train.targets import low_mask, sam_frame, sam_pixels
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class PromptToken(nn.Module):
     a point is a box of no size. Returns (..., width).
     """
 
-    def __init__(self, width: int, octaves: int = 4) -> None:
+    def __init__(self, width: int, octaves: int = 3) -> None:
         super().__init__()
         self.octaves = octaves
         self.net = nn.Sequential(
@@ -177,9 +177,17 @@ class MaskBatches:
 
 
 def draw_prompts(
-    scene: Scene, count: int, low: int, rng: np.random.Generator, points: float = 0.2
+    scene: Scene,
+    count: int,
+    low: int,
+    rng: np.random.Generator,
+    points: float = 0.2,
+    sloppy: float = 0.15,
 ) -> tuple[np.ndarray, np.ndarray]:
     """``count`` prompts for a scene's objects: jittered boxes and, a share of them, inner points.
+
+    sloppy: most that an edge of a box is off, as a deviation in units of its side. A language
+    model's boxes are rough: the mask branch has to find the thing that such a box means.
 
     Returns boxes (count, 4) float32 in units of the longest side, and masks (count, low, low)
     uint8.
@@ -201,7 +209,7 @@ def draw_prompts(
             j = int(rng.integers(len(ys)))
             boxes[k] = np.array([xs[j], ys[j], xs[j], ys[j]]) + 0.5
         else:
-            jitter = rng.normal(0, 0.06, 4) * np.array([x1 - x0, y1 - y0] * 2)
+            jitter = rng.normal(0, rng.uniform(0.02, sloppy), 4) * np.array([x1 - x0, y1 - y0] * 2)
             box = np.array([x0, y0, x1, y1]) + jitter
             boxes[k] = [box[0], box[1], max(box[2], box[0] + 2), max(box[3], box[1] + 2)]
     return boxes / longest, masks
@@ -221,12 +229,12 @@ def train_masks(
     sam = build_segmenter(recipe.segmenter).to(device)
     width = recipe.segmenter["prompt_encoder_config"]["hidden_size"]
     prompt = PromptToken(width).to(device)
-    optimiser = adamw([sam, prompt], plan.lr, plan.decay, (0.9, 0.98))
+    trained = optimisers([sam, prompt], plan.lr, plan.decay)
     run = Run(
         folder,
         "masks",
         {"sam": sam, "prompt": prompt},
-        optimiser,
+        trained,
         plan.steps,
         plan.lr,
         plan.warmup,
@@ -249,6 +257,7 @@ def train_masks(
         with autocast(device, recipe.bf16):
             pixels = sam_pixels(batch["frames"], MEAN, STD)
             sparse = prompt(batch["boxes"])[:, :, None]
+            sparse = sparse + plan.noise * sparse.detach().std() * torch.randn_like(sparse)
             embedding = encode(sam, pixels, batch["window"])
             logits, quality = decode(sam, embedding, sparse, batch["window"])
         loss, iou = mask_loss(logits.flatten(0, 1), batch["masks"].float().flatten(0, 1) / 255)

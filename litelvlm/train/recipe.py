@@ -41,6 +41,7 @@ class MaskPlan:
     small: SceneRecipe
     full: SceneRecipe
     prompts: int = 4  # per picture
+    noise: float = 0.25  # of a prompt token's own deviation: [SEG] tokens never hit exactly
     warmup: int = 200
     decay: float = 0.05
     probe_every: int = 500
@@ -171,7 +172,7 @@ def _language(width: int, layers: int, inner: int) -> dict[str, Any]:
 
 
 # Half-size pictures show things at the pixel scale that full pictures have after letterboxing.
-_HALF = SceneRecipe(canvas=(168, 168), objects=(1, 3), object_px=(30, 130), expressions=6, none=0.0)
+_HALF = SceneRecipe(canvas=(168, 168), objects=(1, 5), object_px=(26, 130), expressions=6, none=0.0)
 _HALF_MASKS = replace(_HALF, expressions=0)
 _FULL = SceneRecipe(expressions=6, none=0.0, typos=0.0)
 _FULL_MASKS = replace(_FULL, expressions=0)
@@ -222,8 +223,8 @@ def recipe(scale: str) -> Recipe:
             dual_encoder=_dual_encoder(192, 7, 128, 3),
             segmenter=_segmenter(160, 5, 128),
             language=_language(256, 6, 704),
-            clip=ClipPlan(3600, 2800, 32, 12, 1e-3, _HALF, _FULL),
-            masks=MaskPlan(4600, 2300, 12, 6, 8e-4, _HALF_MASKS, _FULL_MASKS),
+            clip=ClipPlan(5600, 4500, 32, 12, 1e-3, _HALF, _FULL),
+            masks=MaskPlan(7400, 5000, 12, 6, 1e-3, _HALF_MASKS, _FULL_MASKS),
             language_plan=LanguagePlan(
                 9000,
                 8e-4,
