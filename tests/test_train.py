@@ -252,7 +252,7 @@ def test_the_learning_rate_warms_up_and_comes_down():
 
 def test_every_weight_has_one_optimiser_and_only_block_matrices_have_muon():
     clip = build_dual_encoder(TINY.dual_encoder)
-    plain, muon = optimisers([clip], 1e-3, 0.05)
+    plain, muon = optimisers([clip], 1e-3, 0.05, 6.0)
     given = [p for o in (plain, muon) for g in o.param_groups for p in g["params"]]
     assert sorted(map(id, given)) == sorted(map(id, clip.parameters()))
     matrices = {id(p) for g in muon.param_groups for p in g["params"]}

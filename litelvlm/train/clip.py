@@ -207,8 +207,10 @@ def contrastive(
     return (to_image + to_text.mean()) / 2
 
 
-def dense_losses(head: DenseHead, patches: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Losses and accuracies of the dense head; objects and background weigh the same."""
+def dense_losses(
+    head: DenseHead, patches: Tensor, batch: dict[str, Tensor], edges: float, places: float
+) -> dict[str, Tensor]:
+    """Losses and accuracies of the dense head; ``edges`` and ``places`` weigh the box and place."""
     kind, colour, box, place = head(patches)
     truth = batch["kind"]
     on, off = truth > 0, truth == 0
@@ -226,7 +228,7 @@ def dense_losses(head: DenseHead, patches: Tensor, batch: dict[str, Tensor]) -> 
         clear = (kind[off].argmax(-1) == 0).float().mean()
         hue = (colour[painted].argmax(-1) == batch["colour"][painted]).float().mean()
     return {
-        "loss": k_on + 0.5 * k_off + 0.3 * paint + 2.0 * edge + 5.0 * where,
+        "loss": k_on + 0.5 * k_off + 0.3 * paint + edges * edge + places * where,
         "named": named,
         "clear": clear,
         "hue": hue,
@@ -264,7 +266,7 @@ def train_clip(
     clip = build_dual_encoder(recipe.dual_encoder).to(device)
     visual = clip.visual
     head = DenseHead(visual.conv1.out_channels, len(names())).to(device)
-    trained = optimisers([clip, head], plan.lr, plan.decay)
+    trained = optimisers([clip, head], plan.lr, plan.decay, plan.muon)
     run = Run(
         folder, "clip", {"clip": clip, "head": head}, trained, plan.steps, plan.lr, plan.warmup
     )
@@ -287,7 +289,7 @@ def train_clip(
             pixels = normalise(batch["images"], MEAN, STD)
             patches, pooled = patch_features(visual, pixels, batch["window"])
             text = F.normalize(text_features(clip, batch["texts"]).float(), dim=-1)
-            dense = dense_losses(head, patches, batch)
+            dense = dense_losses(head, patches, batch, plan.edges, plan.places)
             shared = projected(visual, patches)
         scale = clip.logit_scale.exp().clamp(max=50.0)
         image = F.normalize(pooled.float(), dim=-1)

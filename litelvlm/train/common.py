@@ -57,7 +57,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
     return logits.softmax(-1) @ v
 
 
-def schedule(step: int, total: int, warmup: int, hold: float = 0.4) -> float:
+def schedule(step: int, total: int, warmup: int, hold: float = 0.2) -> float:
     """Learning-rate factor at ``step``: linear warm-up, 1 for a share ``hold``, linear to 0."""
     if step < warmup:
         return (step + 1) / warmup
@@ -66,7 +66,7 @@ def schedule(step: int, total: int, warmup: int, hold: float = 0.4) -> float:
 
 
 def optimisers(
-    modules: Sequence[nn.Module], lr: float, decay: float, gain: float = 6.0
+    modules: Sequence[nn.Module], lr: float, decay: float, gain: float
 ) -> list[torch.optim.Optimizer]:
     """Muon for the weight matrices of the blocks, AdamW for everything else.
 

@@ -528,7 +528,7 @@ def train_language(
     tokenizer = folder / "tokenizer.json"
     tokens = PromptTokens(tokenizer)
     grounder = Grounder(recipe, tokens, list(names())).to(device)
-    trained = optimisers([grounder], plan.lr, plan.decay)
+    trained = optimisers([grounder], plan.lr, plan.decay, plan.muon)
     # The mask decoder is tuned gently near the end; its image encoder never.
     decoder = frozen.sam.mask_decoder
     trained[0].add_param_group(

@@ -229,7 +229,7 @@ def train_masks(
     sam = build_segmenter(recipe.segmenter).to(device)
     width = recipe.segmenter["prompt_encoder_config"]["hidden_size"]
     prompt = PromptToken(width).to(device)
-    trained = optimisers([sam, prompt], plan.lr, plan.decay)
+    trained = optimisers([sam, prompt], plan.lr, plan.decay, plan.muon)
     run = Run(
         folder,
         "masks",

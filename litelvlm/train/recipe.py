@@ -22,8 +22,11 @@ class ClipPlan:
     full: SceneRecipe
     warmup: int = 200
     decay: float = 0.05
+    muon: float = 6.0  # rate of Muon's matrices in units of lr; see train/common.py
     texts: int = 4  # per picture: the caption and three phrases
     dense: float = 1.0  # weight of the dense head
+    edges: float = 5.0  # in it, of the box of what lies under a patch
+    places: float = 10.0  # in it, of the patch's own place
     reversal: float = 2.0  # weight of the hinge that keeps the reversal; see train/clip.py
     margin: float = 0.15  # of cosine
     probe_every: int = 500
@@ -44,6 +47,7 @@ class MaskPlan:
     noise: float = 0.25  # of a prompt token's own deviation: [SEG] tokens never hit exactly
     warmup: int = 200
     decay: float = 0.05
+    muon: float = 6.0
     probe_every: int = 500
 
 
@@ -70,6 +74,7 @@ class LanguagePlan:
     vocabulary: int = 2048
     warmup: int = 200
     decay: float = 0.05
+    muon: float = 2.0  # more destroys what the projector starts with
     text: float = 0.3
     name: float = 0.5
     place: float = 1.0
