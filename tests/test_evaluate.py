@@ -447,3 +447,37 @@ def test_two_processes_give_the_result_of_one(folder, tmp_path):
     assert shares == ["units-00000-of-00002.jsonl", "units-00001-of-00002.jsonl"]
     for name in ("results.csv", "results.json", "items.csv"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+# ---------------------------------------------------------------- figures of a card
+
+
+def test_card_figures_agree_with_the_evaluation_and_blind_controls_see_another_picture():
+    from litelvlm.evaluation.card import AIMS, BUDGETS, RULES, card_figures, card_table
+
+    nano = litelvlm.load("nano", device="cpu")
+    document = card_figures(nano, "val", limit=3)
+    figures = document["figures"]
+    units = evaluate(nano, SceneSource("val"), ["litelvlm:split=paper"], [192], limit=3)
+    rows = {row.variant: row for row in summarise(units)}
+    whole = rows["none"]
+    assert document["scenes"] == whole.expressions == 3
+    assert figures["gIoU"] == pytest.approx(whole.giou)
+    assert figures["cIoU"] == pytest.approx(whole.ciou)
+    assert figures["reversal AUC"] == pytest.approx(whole.auc)
+    assert figures["litelvlm @ 192"] == pytest.approx(
+        rows["litelvlm:split=paper"].giou_relative / 100
+    )
+    assert set(AIMS) <= set(figures)
+    assert {f"{rule} @ {budget}" for rule in RULES for budget in BUDGETS} <= set(figures)
+    # Scenes one and two hold one and two things; the first picture's answer is the single one.
+    first = next(item for unit in units if unit.variant == "none" for item in unit.items)
+    assert figures["gIoU, one object"] == pytest.approx(first.intersection / first.union)
+    assert sum("missed" in line or "✓" in line for line in card_table(document)) == len(AIMS)
+
+
+def test_a_card_needs_two_scenes(pipe):
+    from litelvlm.evaluation.card import card_figures
+
+    with pytest.raises(InputError, match="two scenes"):
+        card_figures(pipe, "val", limit=1)

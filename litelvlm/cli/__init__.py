@@ -25,6 +25,7 @@ COMMANDS = (
     "convert",
     "evaluate",
     "reversal",
+    "card",
     "scenes",
     "train",
     "space",

@@ -191,7 +191,7 @@ _EASY = SceneRecipe(
     none=0.0,
     several=0.0,
 )
-_HARD = replace(_EASY, objects=(1, 4), object_px=(30, 90), level=3)
+_HARD = replace(_EASY, objects=(1, 6), object_px=(24, 100), level=3)
 
 
 def recipe(scale: str) -> Recipe:
@@ -231,13 +231,15 @@ def recipe(scale: str) -> Recipe:
             clip=ClipPlan(5600, 4500, 32, 12, 1e-3, _HALF, _FULL),
             masks=MaskPlan(7400, 5000, 12, 6, 1e-3, _HALF_MASKS, _FULL_MASKS),
             language_plan=LanguagePlan(
-                9000,
-                8e-4,
-                ((0, _EASY, 6), (1000, _HARD, 6), (4000, _LANGUAGE, 3)),
-                masks_from=4000,
-                decoder_from=8000,
+                4600,
+                1e-3,
+                ((0, _EASY, 6), (300, _HARD, 6), (3000, _LANGUAGE, 3)),
+                masks_from=1200,
+                decoder_from=3800,
                 warmup=100,
+                probe_every=1000,
             ),
+            workers=0,
         )
     if scale == "full":
         small = recipe("small")
