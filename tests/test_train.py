@@ -25,7 +25,7 @@ from litelvlm.train.common import attention, optimisers, schedule, stream
 from litelvlm.train.language import Grounder, box_iou, load_frozen, packed, to_corners
 from litelvlm.train.recipe import recipe
 from litelvlm.train.run import ensure_tokenizer, read_curves, train
-from litelvlm.train.start import start_from_head
+from litelvlm.train.start import start_from_head, start_from_prompt
 from litelvlm.train.tokens import PromptTokens
 
 torch.set_num_threads(1)
@@ -167,6 +167,16 @@ def test_the_projector_starts_with_what_the_dense_head_knows():
         truth = head(patches)[0].flatten(0, 1).argmax(-1)
         guess = first[:, : len(names()) + 1].argmax(-1)
     assert (guess == truth).float().mean() > 0.7
+
+
+def test_the_seg_head_starts_as_the_prompt_token_of_the_box_in_its_state():
+    prompt = mask_stage.PromptToken(32)
+    model = Grounder(TINY, _tokens(), list(names()))
+    start_from_prompt(model, prompt)
+    boxes = torch.tensor([[0.1, 0.2, 0.5, 0.6], [0.3, 0.3, 0.3, 0.3]])
+    with torch.no_grad():
+        state = prompt.waves(boxes) @ torch.linalg.pinv(model.helpers.compass).T
+        assert torch.allclose(model.seg_head(state), prompt(boxes), atol=1e-5)
 
 
 def test_a_turn_does_not_see_its_neighbour(trained):

@@ -28,7 +28,7 @@ from litelvlm.train import clip as clip_stage
 from litelvlm.train import masks as mask_stage
 from litelvlm.train.builders import build_language
 from litelvlm.train.common import Run, autocast, optimisers, seed_everything, to_device
-from litelvlm.train.start import start_from_head
+from litelvlm.train.start import start_from_head, start_from_prompt
 from litelvlm.train.targets import (
     chw,
     low_mask,
@@ -61,9 +61,13 @@ PER_TURN = (
 class Helpers(nn.Module):
     """Train-time heads on the language model's states; see the module's text."""
 
-    def __init__(self, hidden: int, layers: tuple[int, ...], width: int = 64) -> None:
+    def __init__(self, hidden: int, layers: tuple[int, ...], waves: int, width: int = 64) -> None:
         super().__init__()
         self.layers = layers
+        self.spot = nn.Linear(hidden, waves)
+        # Where the final [SEG] state keeps the waves of the box; fixed, see train/start.py.
+        compass = torch.linalg.qr(torch.randn(hidden, waves))[0].T / 2
+        self.register_buffer("compass", compass)
         self.norm = nn.ModuleList(nn.RMSNorm(hidden) for _ in layers)
         self.ask = nn.ModuleList(nn.Linear(hidden, width) for _ in layers)
         self.key = nn.ModuleList(nn.Linear(hidden, width) for _ in layers)
@@ -169,8 +173,9 @@ class LanguageBatches:
         images (B, 3, H, W) uint8; window (B, 2); frames (B, S', S', 3) int16 (half of S for
         half-size pictures); kind (B, N); place (B, N, 4), the box of what lies under a patch;
         ids (B, E, L), state (B, E); cover (B, E, N); box (B, E, 4) x0, y0, x1, y1 and frame_box
-        likewise, in units of the full picture's side; fits and landmark (B, E, N) as cover, of all
-        that the noun fits and of a relation's landmark; masks (B, E, S' / 4, S' / 4) uint8;
+        likewise, in units of the full picture's side; frame_place (B, N, 4) as frame_box, of what
+        lies under a patch; fits and landmark (B, E, N) as cover, of all that the noun fits and of
+        a relation's landmark; masks (B, E, S' / 4, S' / 4) uint8;
         sam_window (B, 2); real (B, E) bool, false for repeats that fill the batch.
         """
         from litelvlm.data.scenes import make_scene, names
@@ -212,6 +217,9 @@ class LanguageBatches:
             centre = np.stack([x, y, x, y], 1) * self.patch + self.patch / 2
             place = (centre + edges * 100 + np.tile(window[::-1] * self.patch, 2)) / full
             longest = max(scene.labels.shape)
+            corner = np.tile(sam_window[::-1] * 16, 2)
+            things = np.array([o.box for o in scene.objects], np.float32) * sam_side / longest
+            things = (things + corner) / self.sam_side
             masks, boxes, frame = {}, [], []
             for e in chosen:
                 t = e.targets[0]
@@ -219,8 +227,7 @@ class LanguageBatches:
                     masks[t] = low_mask(scene.labels == t + 1, sam_side // 4)
                 box = np.array(seen.objects[t].box, np.float32)
                 boxes.append((box + np.tile(window[::-1] * self.patch, 2)) / full)
-                box = np.array(scene.objects[t].box, np.float32) * sam_side / longest
-                frame.append((box + np.tile(sam_window[::-1] * 16, 2)) / self.sam_side)
+                frame.append(things[t])
             row = {
                 "images": chw(seen.image),
                 "window": torch.from_numpy(window),
@@ -228,6 +235,7 @@ class LanguageBatches:
                 "frames": torch.from_numpy(sam_frame(scene.image, sam_side)),
                 "kind": torch.from_numpy(kind),
                 "place": torch.from_numpy(place.astype(np.float32)),
+                "frame_place": torch.from_numpy(things[cover[:, 1:].argmax(1)].astype(np.float32)),
                 "ids": ids,
                 "state": state,
                 "cover": torch.from_numpy(np.stack([_share(cover, e.targets) for e in chosen])),
@@ -330,7 +338,9 @@ class Grounder(nn.Module):
             hidden, recipe.segmenter["prompt_encoder_config"]["hidden_size"]
         )
         layers = config["num_hidden_layers"]
-        self.helpers = Helpers(hidden, ((layers + 1) // 2, layers - 1, layers))
+        token = mask_stage.PromptToken(self.seg_head[2].out_features)
+        waves = token.net[0].in_features
+        self.helpers = Helpers(hidden, ((layers + 1) // 2, layers - 1, layers), waves)
         self.tokens = tokens
         words = [tokens.word("background"), *(tokens.word(name) for name in classes)]
         self.register_buffer("words", torch.tensor(words), persistent=False)
@@ -436,6 +446,14 @@ class Grounder(nn.Module):
         out["place"] = F.smooth_l1_loss(here.float(), batch["place"][kind > 0], beta=0.05) * 4
         out["named"] = (scores.argmax(-1) == kind[chosen])[on].float().mean()
 
+        # In the frame of the mask branch: the shift from one frame to the other is learned here.
+        goal = frozen.prompt.waves(batch["frame_place"])[kind > 0]
+        out["spot"] = asked.new_zeros((), dtype=torch.float32)
+        for layer in (len(states) - 3, len(states) - 2):
+            own = _norm(self.llama.model.norm, states[layer][:, span][kind > 0])
+            miss = F.smooth_l1_loss(self.helpers.spot(own).float(), goal, beta=0.2)
+            out["spot"] = out["spot"] + miss / 2
+
         inside = batch["cover"] > 0.4
         seen = inside.any(-1) & real
         point = 0.0
@@ -482,6 +500,10 @@ class Grounder(nn.Module):
         out["box_iou"] = iou.mean()
         out["box"] = out["box"] + (1 - iou).mean()
 
+        found = F.linear(asked.float(), self.helpers.compass)
+        truth = frozen.prompt.waves(batch["frame_box"])
+        out["wave"] = F.smooth_l1_loss(found[real], truth[real], beta=0.2)
+
         sparse = self.seg_head(asked).float()
         goal = frozen.prompt(batch["frame_box"]).float()
         spread = goal.flatten(0, 1).var(0).mean().clamp(min=1e-4)
@@ -491,6 +513,8 @@ class Grounder(nn.Module):
             plan.text * out["text"]
             + plan.name * out["name"]
             + plan.place * out["place"]
+            + plan.spot * out["spot"]
+            + plan.wave * out["wave"]
             + plan.point * out["point"]
             + plan.ask * out["ask"]
             + plan.attend * out["attend"]
@@ -548,6 +572,7 @@ def train_language(
     if not resumed:
         sample = to_device(batches(0), device)
         start_from_head(grounder, frozen.head, frozen.features(sample, False)[0])
+        start_from_prompt(grounder, frozen.prompt)
 
     def learn(batch: dict[str, Any]) -> Tensor:
         masks = run.step >= plan.masks_from

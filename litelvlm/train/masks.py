@@ -35,6 +35,9 @@ class PromptToken(nn.Module):
 
     forward(boxes): (..., 4) float32 x0, y0, x1, y1 in units of the padded square's side, 0..1;
     a point is a box of no size. Returns (..., width).
+
+    Its two layers have the form of the [SEG] head, which starts as a copy (train/start.py): the
+    language model then only has to write the waves of a box into its [SEG] state.
     """
 
     def __init__(self, width: int, octaves: int = 3) -> None:
@@ -42,18 +45,25 @@ class PromptToken(nn.Module):
         self.octaves = octaves
         self.net = nn.Sequential(
             nn.Linear(4 * (1 + 2 * octaves) + 1, 2 * width),
-            nn.GELU(),
+            nn.ReLU(),
             nn.Linear(2 * width, width),
         )
 
     def forward(self, boxes: Tensor) -> Tensor:
         """See the class."""
+        return self.net(self.waves(boxes))
+
+    def waves(self, boxes: Tensor) -> Tensor:
+        """Centre and size of boxes (..., 4), their sines and cosines, and a mark of points.
+
+        Returns (..., 4 (1 + 2 octaves) + 1), values within -2..2.
+        """
         centre = (boxes[..., :2] + boxes[..., 2:]) / 2
         size = boxes[..., 2:] - boxes[..., :2]
         point = (size.amax(-1, keepdim=True) <= 0).float()
         base = torch.cat([centre * 2 - 1, size * 2], -1)
         waves = [f(base * math.pi * 2**k / 2) for k in range(self.octaves) for f in (_sin, _cos)]
-        return self.net(torch.cat([base, *waves, point], -1))
+        return torch.cat([base, *waves, point], -1)
 
 
 def _sin(x: Tensor) -> Tensor:

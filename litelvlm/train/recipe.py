@@ -60,7 +60,7 @@ class LanguagePlan:
         turns: expressions per picture; length: tokens per turn.
         masks_from: step from which masks are asked of the model.
         decoder_from: step from which the mask decoder learns too, at ``decoder`` times the rate.
-        text, name, place, point, ask, attend, box, token, mask: weights of the losses.
+        text, name, place, spot, wave, point, ask, attend, box, token, mask: weights of the losses.
     """
 
     steps: int
@@ -78,6 +78,8 @@ class LanguagePlan:
     text: float = 0.3
     name: float = 0.5
     place: float = 1.0
+    spot: float = 4.0
+    wave: float = 8.0
     point: float = 0.5
     ask: float = 1.0
     attend: float = 1.0
@@ -228,14 +230,14 @@ def recipe(scale: str) -> Recipe:
             dual_encoder=_dual_encoder(192, 7, 128, 3),
             segmenter=_segmenter(160, 5, 128),
             language=_language(256, 6, 704),
-            clip=ClipPlan(5600, 4500, 32, 12, 1e-3, _HALF, _FULL),
+            clip=ClipPlan(6700, 5200, 32, 12, 1e-3, _HALF, _FULL),
             masks=MaskPlan(7400, 5000, 12, 6, 1e-3, _HALF_MASKS, _FULL_MASKS),
             language_plan=LanguagePlan(
-                4600,
+                4200,
                 1e-3,
-                ((0, _EASY, 6), (300, _HARD, 6), (3000, _LANGUAGE, 3)),
+                ((0, _EASY, 6), (300, _HARD, 6), (2700, _LANGUAGE, 3)),
                 masks_from=1200,
-                decoder_from=3800,
+                decoder_from=3500,
                 warmup=100,
                 probe_every=1000,
             ),

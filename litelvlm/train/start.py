@@ -1,4 +1,5 @@
-"""Where the language model starts: the projector from the dual encoder's dense head.
+"""Where the language model starts: the projector from the dual encoder's dense head, the [SEG]
+head from the prompt tokens of the mask branch.
 
 The dense head reads class, colour, place and box of what lies under a patch out of H, linearly.
 Its rows make up the first layer of the projector, so that image tokens carry these facts from
@@ -19,6 +20,7 @@ from litelvlm.data.sprites import COLOURS
 if TYPE_CHECKING:
     from litelvlm.train.clip import DenseHead
     from litelvlm.train.language import Grounder
+    from litelvlm.train.masks import PromptToken
 
 WORD = 0.1  # deviation of a word vector's entries
 
@@ -88,3 +90,20 @@ def start_from_head(grounder: Grounder, head: DenseHead, patches: Tensor) -> Non
     ids = [*grounder.words.tolist(), *(grounder.tokens.word(c) for c in COLOURS)]
     for row, word in enumerate(ids[:count]):
         words[word] = directions[row] * WORD * width**0.5
+
+
+@torch.no_grad()
+def start_from_prompt(grounder: Grounder, prompt: PromptToken) -> None:
+    """Set the [SEG] head in place: a copy of ``prompt.net`` behind a fixed read-out.
+
+    ``helpers.compass`` reads the waves of a box from a few directions of the [SEG] state; a state
+    that holds them there gives the prompt token of that box from the first step on.
+    """
+    first, second = grounder.seg_head[0], grounder.seg_head[2]
+    inner = prompt.net[0].out_features
+    compass = grounder.helpers.compass
+    first.weight[:inner] = prompt.net[0].weight @ compass
+    first.bias[:inner] = prompt.net[0].bias
+    nn.init.zeros_(second.weight)
+    second.weight[:, :inner] = prompt.net[2].weight
+    second.bias.copy_(prompt.net[2].bias)
