@@ -22,7 +22,14 @@ from litelvlm.train import masks as mask_stage
 from litelvlm.train import probe, targets
 from litelvlm.train.builders import build_dual_encoder, build_segmenter
 from litelvlm.train.common import attention, optimisers, schedule, stream
-from litelvlm.train.language import Grounder, box_iou, load_frozen, packed, to_corners
+from litelvlm.train.language import (
+    Grounder,
+    LanguageBatches,
+    box_iou,
+    load_frozen,
+    packed,
+    to_corners,
+)
 from litelvlm.train.recipe import recipe
 from litelvlm.train.run import ensure_tokenizer, read_curves, train
 from litelvlm.train.start import start_from_head, start_from_prompt
@@ -213,6 +220,21 @@ def test_letterboxed_boxes_follow_the_pixels():
         ys, xs = np.nonzero(seen.labels == i + 1)
         tight = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
         assert np.abs(tight - thing.box).max() <= 2
+
+
+def test_patches_and_phrases_agree_on_the_boxes_of_a_thing():
+    phases = ((0, TINY.language_plan.phases[1][1], 2),)
+    path = _tokens().path
+    batch = LanguageBatches(phases, turns=4, length=40, tokenizer=path, sam_side=320, seed=3)(0)
+    checked = 0
+    for b, e in zip(*torch.nonzero(batch["real"], as_tuple=True), strict=True):
+        for patch in torch.nonzero(batch["cover"][b, e] > 0.5)[:, 0]:
+            assert torch.allclose(batch["frame_place"][b, patch], batch["frame_box"][b, e])
+            assert torch.allclose(batch["place"][b, patch], batch["box"][b, e], atol=1e-5)
+            assert batch["fits"][b, e, patch] > 0.5
+            assert batch["landmark"][b, e, patch] < 0.5
+            checked += 1
+    assert checked > 10
 
 
 def test_prompts_lie_on_their_masks():

@@ -16,7 +16,7 @@ from litelvlm.train.recipe import Recipe
 from litelvlm.train.tokens import PROMPT, PromptTokens
 
 # Trained on whole pictures, letterboxed, and on bare phrases.
-SELECTION = SelectionConfig(view="letterbox", text="phrase")
+SELECTION = SelectionConfig(view="letterbox", text="phrase", positions="original")
 _PARTS = {
     "llama": "language",
     "projector": "projector",

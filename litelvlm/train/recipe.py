@@ -197,7 +197,7 @@ _HARD = replace(_EASY, objects=(1, 6), object_px=(24, 100), level=3)
 
 
 def recipe(scale: str) -> Recipe:
-    """The recipe of a scale: "tiny" (tests, seconds), "small" (2 CPU cores, two hours) or
+    """The recipe of a scale: "tiny" (tests, seconds), "small" (2 CPU cores, two and a half hours) or
     "full" (a GPU, hours). All make the same architecture but "tiny".
 
     Raises:
