@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scale",
         choices=("tiny", "small", "full"),
         default="small",
-        help="tiny: a test, seconds; small: 2 CPU cores, two and a half hours; full: a GPU (default small)",
+        help="tiny: a test, seconds; small: 2 CPU cores, hours; full: a GPU (default small)",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and logs")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoints")

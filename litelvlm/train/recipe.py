@@ -197,8 +197,10 @@ _HARD = replace(_EASY, objects=(1, 6), object_px=(24, 100), level=3)
 
 
 def recipe(scale: str) -> Recipe:
-    """The recipe of a scale: "tiny" (tests, seconds), "small" (2 CPU cores, two and a half hours) or
-    "full" (a GPU, hours). All make the same architecture but "tiny".
+    """The recipe of a scale. All but "tiny" make the same architecture.
+
+    "tiny" is for tests, seconds; "small" for 2 CPU cores, about two and a half hours; "full" for a
+    GPU, hours.
 
     Raises:
         InputError: unknown scale.
