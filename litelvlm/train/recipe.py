@@ -74,9 +74,9 @@ class LanguagePlan:
     vocabulary: int = 2048
     warmup: int = 200
     decay: float = 0.05
-    muon: float = 2.0  # more destroys what the projector starts with
+    muon: float = 1.5  # more destroys what the projector starts with
     text: float = 0.3
-    name: float = 0.5
+    name: float = 2.0
     place: float = 1.0
     spot: float = 4.0
     wave: float = 8.0
