@@ -232,7 +232,7 @@ def recipe(scale: str) -> Recipe:
             dual_encoder=_dual_encoder(192, 7, 128, 3),
             segmenter=_segmenter(160, 5, 128),
             language=_language(256, 6, 704),
-            clip=ClipPlan(6700, 5200, 32, 12, 1e-3, _HALF, _FULL),
+            clip=ClipPlan(6300, 5200, 32, 12, 1e-3, _HALF, _FULL),
             masks=MaskPlan(7400, 5000, 12, 6, 1e-3, _HALF_MASKS, _FULL_MASKS),
             language_plan=LanguagePlan(
                 4200,
