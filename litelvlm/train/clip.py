@@ -28,7 +28,14 @@ from torch import Tensor, nn
 from litelvlm.data.sprites import COLOURS
 from litelvlm.models.prompt import plain
 from litelvlm.train.builders import build_dual_encoder
-from litelvlm.train.common import Run, attention, autocast, optimisers, seed_everything
+from litelvlm.train.common import (
+    Run,
+    attention,
+    autocast,
+    optimisers,
+    rank_and_world,
+    seed_everything,
+)
 from litelvlm.train.targets import IGNORE, chw, normalise, patch_targets, squared
 
 if TYPE_CHECKING:
@@ -275,7 +282,7 @@ def train_clip(
     batches = ClipBatches(
         small=plan.small,
         full=plan.full,
-        switch=plan.switch,
+        switch=plan.switch * rank_and_world()[1],
         scenes=plan.batch,
         scenes_full=plan.batch_full,
         texts=plan.texts,

@@ -27,7 +27,14 @@ from litelvlm.models.language import build_projector, build_seg_head
 from litelvlm.train import clip as clip_stage
 from litelvlm.train import masks as mask_stage
 from litelvlm.train.builders import build_language
-from litelvlm.train.common import Run, autocast, optimisers, seed_everything, to_device
+from litelvlm.train.common import (
+    Run,
+    autocast,
+    optimisers,
+    rank_and_world,
+    seed_everything,
+    to_device,
+)
 from litelvlm.train.start import start_from_head, start_from_prompt
 from litelvlm.train.targets import (
     chw,
@@ -561,8 +568,9 @@ def train_language(
     modules = {"grounder": grounder, "decoder": decoder}
     run = Run(folder, "language", modules, trained, plan.steps, plan.lr, plan.warmup)
     resumed = resume and run.resume()
+    world = rank_and_world()[1]
     batches = LanguageBatches(
-        phases=plan.phases,
+        phases=tuple((first * world, scenes, count) for first, scenes, count in plan.phases),
         turns=plan.turns,
         length=plan.length,
         tokenizer=tokenizer,

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litelvlm.train.builders import build_segmenter
-from litelvlm.train.common import Run, autocast, optimisers, seed_everything
+from litelvlm.train.common import Run, autocast, optimisers, rank_and_world, seed_everything
 from litelvlm.train.targets import low_mask, sam_frame, sam_pixels
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def train_masks(
     batches = MaskBatches(
         small=plan.small,
         full=plan.full,
-        switch=plan.switch,
+        switch=plan.switch * rank_and_world()[1],
         scenes=plan.batch,
         scenes_full=plan.batch_full,
         prompts=plan.prompts,
