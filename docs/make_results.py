@@ -31,27 +31,31 @@ BUDGETS = "288 192 128 64 32"
 # Name of the mark -> the command, its --out left out.
 COMMANDS = {
     "main": (
-        "evaluate --data scenes --split test --limit 120 --methods all "
+        "evaluate --data scenes --split test --limit 250 --methods all "
         f"--budgets {BUDGETS} --seeds 0 1 2"
     ),
     "positions": (
-        "evaluate --data scenes --split test --limit 120 --budgets 192 64 32 --methods "
-        "litelvlm:positions=original litelvlm:positions=original,split=released "
-        "random:positions=original grid:positions=original class-attention:positions=original "
-        "divprune:positions=original nuwa litelvlm+"
+        "evaluate --data scenes --split test --limit 250 --budgets 192 64 32 --methods "
+        "litelvlm:positions=compact litelvlm-released:positions=compact "
+        "random:positions=compact grid:positions=compact class-attention:positions=compact "
+        "divprune:positions=compact nuwa:positions=compact litelvlm+:positions=compact"
     ),
     "order": (
-        "evaluate --data scenes --split val-b --limit 120 --budgets 192 64 --methods "
+        "evaluate --data scenes --split val-b --budgets 192 64 --methods "
         "litelvlm:order=raster,positions=compact litelvlm:order=raster,positions=original "
         "litelvlm:order=released,positions=compact litelvlm:order=released,positions=original"
     ),
-    "split": "evaluate --data scenes --split val-b --limit 120 --budgets 192 64 --methods "
+    "split": "evaluate --data scenes --split val-b --budgets 192 64 --methods "
     + " ".join(
         f"litelvlm:split={split},context={context}"
         for split in ("paper", "released", "0.25", "0.75")
         for context in ("released", "attention")
     ),
-    "reversal": "reversal --model nano --data scenes --split test --limit 200",
+    "text": (
+        "evaluate --data scenes --split val-b --budgets 192 64 --methods "
+        "litelvlm:text=phrase litelvlm:text=question litelvlm:text=templates"
+    ),
+    "reversal": "reversal --model nano --data scenes --split test --limit 250",
 }
 
 
@@ -173,6 +177,7 @@ TABLES: dict[str, Callable[[Path], list[str]]] = {
     "positions": scores,
     "order": scores,
     "split": scores,
+    "text": scores,
     "reversal": reversal,
 }
 
