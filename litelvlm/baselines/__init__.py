@@ -55,7 +55,7 @@ METHODS: dict[str, Method] = {
             "LiteLVLM+ (ours)",
             ours.plus,
             f"ours, after {_LITELVLM}",
-            "An even lattice over the picture, then the patches least like the phrase, spread out.",
+            "Differing patches of the half least like the phrase, and an even lattice.",
             positions="original",
         ),
         _before(
