@@ -416,7 +416,7 @@ def model_line(desk: Desk, name: str) -> str:
         "It understands phrases in plain English."
         if pipe.vocabulary is None
         else f"It knows {len(pipe.vocabulary)} English words and nothing else; words it does not "
-        "know are named under your answer. Among several things, and on photos, it often errs."
+        "know are named under your answer. On photos of real things it fails."
     )
     if preset and preset.random_only:
         known = ""
