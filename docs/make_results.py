@@ -35,9 +35,10 @@ COMMANDS = {
         f"--budgets {BUDGETS} --seeds 0 1 2"
     ),
     "positions": (
-        "evaluate --data scenes --split test --limit 250 --budgets 192 64 32 --methods "
+        "evaluate --data scenes --split test --limit 250 --budgets 192 128 64 32 --methods "
         "litelvlm:positions=compact litelvlm-released:positions=compact "
-        "random:positions=compact grid:positions=compact class-attention:positions=compact "
+        "most-similar:positions=compact random:positions=compact grid:positions=compact "
+        "visionzip:positions=compact class-attention:positions=compact "
         "divprune:positions=compact nuwa:positions=compact litelvlm+:positions=compact"
     ),
     "order": (
