@@ -41,6 +41,11 @@ COMMANDS = {
         "visionzip:positions=compact class-attention:positions=compact "
         "divprune:positions=compact nuwa:positions=compact litelvlm+:positions=compact"
     ),
+    "half": (
+        "evaluate --data scenes --split test --budgets 192 128 64 --methods "
+        "litelvlm:positions=compact most-similar:positions=compact "
+        "random:positions=compact grid:positions=compact"
+    ),
     "order": (
         "evaluate --data scenes --split val-b --budgets 192 64 --methods "
         "litelvlm:order=raster,positions=compact litelvlm:order=raster,positions=original "
@@ -176,6 +181,7 @@ TABLES: dict[str, Callable[[Path], list[str]]] = {
     "main-kinds": kinds,
     "main-costs": costs,
     "positions": scores,
+    "half": scores,
     "order": scores,
     "split": scores,
     "text": scores,
