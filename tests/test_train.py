@@ -118,6 +118,13 @@ def test_the_mask_branch_decodes_as_the_engine_does():
     assert torch.allclose(ours[0], theirs, atol=1e-4)
 
 
+def _whole(model, prompt, patches):
+    """A prompt with its image tokens as the language model would get it alone."""
+    embed = model.llama.model.embed_tokens
+    before, after = (embed(torch.tensor(part))[None] for part in (prompt.before, prompt.after))
+    return torch.cat([before, model.projector(patches), after], 1)
+
+
 def test_packed_turns_equal_each_turn_alone(trained):
     tokens = PromptTokens(trained / "tokenizer.json")
     model = Grounder(TINY, tokens, list(names())).eval()
@@ -129,15 +136,7 @@ def test_packed_turns_equal_each_turn_alone(trained):
         together = final[0, start:].reshape(2, 40, -1)
         for row, phrase in enumerate(("the red dog", "big cat on the left")):
             prompt = tokens.build(phrase)
-            embed = model.llama.model.embed_tokens
-            whole = torch.cat(
-                [
-                    embed(torch.tensor(prompt.before))[None],
-                    model.projector(patches),
-                    embed(torch.tensor(prompt.after))[None],
-                ],
-                1,
-            )
+            whole = _whole(model, prompt, patches)
             alone = model.llama.model(inputs_embeds=whole, use_cache=False).last_hidden_state[0]
             turn = alone[start:]
             assert torch.allclose(together[row, : len(turn)], turn, atol=1e-4)
@@ -154,9 +153,7 @@ def test_the_attention_that_is_taught_is_the_attention_that_acts(trained):
         asked = start + torch.arange(2) * 40 + state
         taught = model.attended(1, states[1], asked[None], state[None])[0, 0, 1].exp()
         prompt = tokens.build("big cat on the left")
-        embed = model.llama.model.embed_tokens
-        before, after = (embed(torch.tensor(part))[None] for part in (prompt.before, prompt.after))
-        whole = torch.cat([before, model.projector(patches), after], 1)
+        whole = _whole(model, prompt, patches)
         model.llama.set_attn_implementation("eager")
         acts = model.llama.model(inputs_embeds=whole, use_cache=False, output_attentions=True)
     assert torch.allclose(taught, acts.attentions[1][0, 0, start + state[1], :start], atol=1e-5)

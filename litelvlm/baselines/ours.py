@@ -99,16 +99,15 @@ def plus(
     content = F.normalize(view.hidden.float(), dim=-1)
     points = torch.cat([content, where.expand(batch, -1, -1)], -1)
     distance = torch.cdist(points, points)
-    # With nothing chosen yet, the patch least like the phrase is the farthest.
-    nearest = distance.masked_fill(~covered.unsqueeze(1), torch.inf).amin(-1)
-    nearest = torch.where(covered.any(-1, keepdim=True), nearest, 1.0 * (count - place))
+    # With no lattice all are far, beyond any distance, and the least like the phrase comes first.
+    far = distance.amax() + 1 + count - place
+    nearest = torch.where(covered.unsqueeze(1), distance, far.unsqueeze(-1)).amin(-1)
     kept = covered.clone()
     rows = torch.arange(batch, device=device)
-    for step in range(shown):
+    for _ in range(shown):
         chosen = nearest.masked_fill(~allowed, -torch.inf).argmax(-1)
         kept[rows, chosen], allowed[rows, chosen] = True, False
-        far = distance[rows, chosen]
-        nearest = far if step == 0 and shown == budget else torch.minimum(nearest, far)
+        nearest = torch.minimum(nearest, distance[rows, chosen])
     indices = numbers_of(kept)
     reason = torch.where(
         covered.gather(1, indices), int(Reason.CONTEXT), int(Reason.SIMILARITY)

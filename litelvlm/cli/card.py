@@ -1,6 +1,8 @@
 """`litelvlm card`: the figures of a model's card, on the held-out scenes, by one command.
 
-litelvlm card --model nano --split test --out runs/card
+    litelvlm card --model nano --split test --out runs/card
+
+Prints the table; with --out it writes card.md and card.json too.
 """
 
 from __future__ import annotations
@@ -8,27 +10,26 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from litelvlm.cli.options import add_model, load_model
+
 HELP = "measure the figures of a model card on the held-out scenes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("--model", default="nano", help="preset, folder or hub name (default nano)")
+    add_model(parser)
     parser.add_argument(
         "--split", choices=("val", "test"), default="test", help="which half (default test)"
     )
     parser.add_argument("--limit", type=int, default=None, help="only the first so many scenes")
-    parser.add_argument("--device", default=None, help="cpu, cuda, ...; default: a GPU if present")
     parser.add_argument("--out", type=Path, default=None, help="folder for card.md and card.json")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write it where asked."""
     from litelvlm.evaluation.card import card_figures, card_table, write_card
-    from litelvlm.loading import load
 
-    pipe = load(args.model, device=args.device)
-    document = card_figures(pipe, args.split, args.limit, progress=True)
+    document = card_figures(load_model(args), args.split, args.limit, progress=True)
     print("\n".join(card_table(document)))
     if args.out is not None:
         write_card(document, args.out)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from pathlib import Path
 
 from litelvlm.errors import InputError
@@ -49,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
-    from litelvlm.train.common import processes
+    from litelvlm.train.common import processes, rank_and_world
     from litelvlm.train.export import export
     from litelvlm.train.recipe import recipe
     from litelvlm.train.run import STAGES, draw_curves, train
@@ -66,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--stage export needs --export FOLDER")
     with processes(device) as own:
         train(plan, stages, args.out, own, args.resume, args.probes, args.limit)
-    if int(os.environ.get("RANK", "0")):
+        rank = rank_and_world()[0]
+    if rank > 0:
         return 0
     if stages:
         draw_curves(args.out, args.out / "curves.png")

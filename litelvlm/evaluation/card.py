@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from litelvlm.data.scenes import benchmark
 from litelvlm.errors import InputError
@@ -85,21 +88,14 @@ def _pairs(
     pipe: Pipeline, split: str, limit: int | None, progress: bool
 ) -> Iterator[tuple[str, Any]]:
     """(name, pixels of intersection and union) of every answer, and two patch measures."""
-    held = benchmark(split)
     total = 500 if limit is None else limit
+    held = tqdm(islice(benchmark(split), total), total=total, unit="scene", disable=not progress)
     before: EncodedImage | None = None
-    first: list[Any] = []
-    for number, (drawn, phrase) in enumerate(_bar(held, total, progress)):
-        if number == total:
-            break
+    for number, (drawn, phrase) in enumerate(held):
         target = drawn.mask(phrase.targets)
         scene = pipe.encode(drawn.image)
-
-        def answer(at: EncodedImage = scene, **options: Any) -> tuple[int, int]:
-            mask = pipe.ground(at, phrase.text, **options)[0].mask  # noqa: B023
-            return overlap(mask, target)  # noqa: B023
-
-        whole = answer()
+        answer = partial(_answer, pipe, phrase.text, target)
+        whole = answer(scene)
         yield "gIoU", whole
         if len(drawn.objects) == 1:
             yield "gIoU, one object", whole
@@ -110,22 +106,27 @@ def _pairs(
         low = np.zeros(len(share), bool)
         low[np.argsort(similarity, kind="stable")[: len(share) // 3]] = True
         yield "recall", token_recall(low, share)
-        yield "blind: one token", answer(budget=1, method="random", seed=number)
-        yield "blind: 29 random tokens", answer(budget=29, method="random", seed=number)
+        yield "blind: one token", answer(scene, budget=1, method="random", seed=number)
+        yield "blind: 29 random tokens", answer(scene, budget=29, method="random", seed=number)
         if before is None:
-            first = [scene, phrase, target]
+            first, ask_first = scene, answer
         else:
             yield "blind: another picture's tokens", answer(replace(scene, tokens=before.tokens))
         before = scene
         for budget in BUDGETS:
             for rule in RULES:
                 options: dict[str, Any] = {"split": "paper"} if rule == "litelvlm" else {}
-                pair = answer(budget=budget, method=rule, seed=number, **options)
+                pair = answer(scene, budget=budget, method=rule, seed=number, **options)
                 yield f"{rule} @ {budget}", pair
-    if before is not None and first[0] is not before:
-        other = replace(first[0], tokens=before.tokens)
-        mask = pipe.ground(other, first[1].text)[0].mask
-        yield "blind: another picture's tokens", overlap(mask, first[2])
+    if before is not None:
+        yield "blind: another picture's tokens", ask_first(replace(first, tokens=before.tokens))
+
+
+def _answer(
+    pipe: Pipeline, text: str, target: np.ndarray, scene: EncodedImage, **options: Any
+) -> tuple[int, int]:
+    """Pixels of intersection and union of the answer about a scene and the target."""
+    return overlap(pipe.ground(scene, text, **options)[0].mask, target)
 
 
 def card_table(document: dict[str, Any]) -> list[str]:
@@ -157,11 +158,3 @@ def write_card(document: dict[str, Any], folder: Path) -> None:
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def _bar(scenes: Iterator[Any], total: int, shown: bool) -> Any:
-    if not shown:
-        return scenes
-    from tqdm import tqdm
-
-    return tqdm(scenes, total=total, unit="scene", smoothing=0.05)

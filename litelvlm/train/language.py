@@ -484,10 +484,10 @@ class Grounder(nn.Module):
         out["asked"] = (scores.argmax(-1) == wanted)[known].float().mean()
         fits, landmark = batch["fits"] > 0.4, batch["landmark"] > 0.4
         taught = [
-            (middle, 0, fits, "attend"),
-            (middle, 2, landmark, "landmark"),
-            (middle + 1, 0, inside, "attend"),
-            (middle + 2, 0, inside, "attend"),
+            (middle, 0, fits, "on_target"),
+            (middle, 2, landmark, "on_landmark"),
+            (middle + 1, 0, inside, "on_target"),
+            (middle + 2, 0, inside, "on_target"),
         ]
         attend = asked.new_zeros((), dtype=torch.float32)
         for layer, head, target, key in taught:
@@ -498,7 +498,7 @@ class Grounder(nn.Module):
             logp = self.attended(layer, states[layer], index, batch["state"], head)[..., span]
             mass = logp.masked_fill(~target[:, None], HIDE).logsumexp(-1).transpose(1, 2)[some]
             attend = attend - mass.mean()
-            out["on_landmark" if key == "landmark" else "on_target"] = mass.exp().mean()
+            out[key] = mass.exp().mean()
         out["attend"] = attend
 
         box = to_corners(self.helpers.box(asked).float())
