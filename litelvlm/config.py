@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from litelvlm.errors import ModelError
+from litelvlm.geometry import PLACES
 
 FORMAT = "litelvlm-1"
 
@@ -70,6 +71,7 @@ class ModelConfig:
         prompt: the conversation format.
         tokens: ids of the special tokens: pad, bos, eos, im_start, im_end, seg, ...
         selection: the defaults for token selection.
+        segmenter_place: where a picture stands in SAM's square; see `geometry.sam_corner`.
     """
 
     name: str
@@ -79,6 +81,12 @@ class ModelConfig:
     prompt: PromptConfig
     tokens: dict[str, int]
     selection: SelectionConfig = field(default_factory=SelectionConfig)
+    segmenter_place: str = "corner"
+
+    def __post_init__(self) -> None:
+        if self.segmenter_place not in PLACES:
+            expected = " or ".join(PLACES)
+            raise ModelError(f"segmenter_place is {self.segmenter_place!r}, expected {expected}")
 
     @staticmethod
     def from_json(path: Path) -> ModelConfig:

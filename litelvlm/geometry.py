@@ -14,6 +14,7 @@ import numpy as np
 from litelvlm.errors import InputError
 
 VIEWS = ("crop", "letterbox")
+PLACES = ("corner", "middle")
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,18 @@ def sam_hw(image_hw: tuple[int, int], size: int) -> tuple[int, int]:
     """(height, width) of a picture whose longest side is resized to `size`, rounded half up."""
     scale = size / max(image_hw)
     return max(1, int(image_hw[0] * scale + 0.5)), max(1, int(image_hw[1] * scale + 0.5))
+
+
+def sam_corner(resized_hw: tuple[int, int], size: int, place: str) -> tuple[int, int]:
+    """(left, top) of a resized picture in SAM's square of `size`, by its `place`.
+
+    "corner" is the released SAM's: at the top left. "middle" is where CLIP sees a letterboxed
+    picture: a thing then has the same place in both squares, whatever the picture's shape.
+    """
+    if place not in PLACES:
+        raise InputError(f"place must be one of {', '.join(PLACES)}, got {place!r}")
+    height, width = resized_hw
+    return (0, 0) if place == "corner" else ((size - width) // 2, (size - height) // 2)
 
 
 def sam_resize(image: np.ndarray, size: int) -> np.ndarray:

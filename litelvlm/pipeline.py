@@ -120,7 +120,7 @@ class Pipeline:
         self.vocabulary = vocabulary
         self.encoder = DualEncoder(model.dual_encoder, **statistics)
         self.language = LanguageModel(model.language, config.tokens["seg"], config.tokens["eos"])
-        self.segmenter = Segmenter(model.segmenter)
+        self.segmenter = Segmenter(model.segmenter, config.segmenter_place)
         self.weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
 
     def __repr__(self) -> str:

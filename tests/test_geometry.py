@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from litelvlm.errors import InputError
-from litelvlm.geometry import PatchFrame, clip_square, sam_hw
+from litelvlm.geometry import PatchFrame, clip_square, sam_corner, sam_hw
 from litelvlm.models.segmenter import MaskFrame
 
 SHAPES = [(60, 90), (90, 60), (64, 64), (1, 50), (301, 97)]
@@ -90,6 +90,20 @@ def test_a_mask_comes_back_onto_its_picture():
     assert mask.shape == (50, 100)
     assert (rows.min().item(), rows.max().item()) == pytest.approx((12, 37), abs=1.5)
     assert (columns.min().item(), columns.max().item()) == pytest.approx((25, 74), abs=1.5)
+
+
+def test_a_picture_in_the_middle_of_the_square_gets_its_own_mask_back():
+    low = torch.full((1, 16, 16), -5.0)
+    low[0, 4:12] = 5.0  # rows 16 to 48 of 64: just where the picture lies
+    frame = MaskFrame(64, (32, 64), (50, 100), sam_corner((32, 64), 64, "middle"))
+    assert frame.corner == (0, 16)
+    assert (frame.upscale(low) > 0).float().mean() > 0.95
+    assert (MaskFrame(64, (32, 64), (50, 100)).upscale(low) > 0).float().mean() < 0.6
+
+
+def test_an_unknown_place_is_refused():
+    with pytest.raises(InputError, match="corner, middle, got 'left'"):
+        sam_corner((32, 64), 64, "left")
 
 
 def test_a_mask_of_another_size_is_refused():

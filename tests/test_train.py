@@ -25,6 +25,7 @@ from litelvlm.train.common import attention, optimisers, schedule, stream
 from litelvlm.train.language import (
     Grounder,
     LanguageBatches,
+    _spread,
     box_iou,
     load_frozen,
     packed,
@@ -116,6 +117,28 @@ def test_the_mask_branch_decodes_as_the_engine_does():
         ours, _ = mask_stage.decode(sam, embedding, prompts[None, :, None])
         theirs, _ = Segmenter(sam).decode(embedding, prompts)
     assert torch.allclose(ours[0], theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("image_hw", [(120, 120), (90, 161), (333, 100)])
+def test_pictures_stand_in_the_square_where_the_engine_puts_them(image_hw):
+    from litelvlm.models.segmenter import Segmenter
+
+    image = np.random.default_rng(0).integers(0, 256, (*image_hw, 3), np.uint8)
+    segmenter = Segmenter(build_segmenter(TINY.segmenter), "middle")
+    frames = torch.from_numpy(targets.sam_frame(image, 320))[None]
+    ours = targets.sam_pixels(frames, mask_stage.MEAN, mask_stage.STD)
+    assert torch.allclose(ours, segmenter.pixels(image), atol=1e-3)
+    whole = torch.from_numpy(targets.low_mask(np.ones(image_hw, bool), 80)).float() - 127
+    assert (probe.upscale(whole[None], 320, image_hw) > 0).all()
+    assert (segmenter.frame(image_hw).upscale(whole[None]) > 0).all()
+
+
+def test_phrases_of_a_rare_kind_are_not_crowded_out():
+    kinds = ["position"] * 9 + ["ordinal", "name"]
+    for seed in range(9):
+        order = _spread(np.random.default_rng(seed), kinds)
+        assert sorted(order) == list(range(11))
+        assert {kinds[i] for i in order[:3]} == {"position", "ordinal", "name"}
 
 
 def _whole(model, prompt, patches):

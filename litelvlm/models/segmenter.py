@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import SamConfig, SamModel
 
-from litelvlm.geometry import sam_hw, sam_resize
+from litelvlm.geometry import sam_corner, sam_hw, sam_resize
 from litelvlm.models import sam_encoder
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # 0..255 scale
@@ -28,20 +28,23 @@ class MaskFrame:
 
     Attributes:
         size: side of SAM's square input in pixels.
-        resized_hw: size of the picture inside that square (top left, rest padded).
+        resized_hw: size of the picture inside that square, the rest is padding.
         image_hw: size of the picture itself.
+        corner: (left, top) of the picture inside the square.
     """
 
     size: int
     resized_hw: tuple[int, int]
     image_hw: tuple[int, int]
+    corner: tuple[int, int] = (0, 0)
 
     def upscale(self, logits: Tensor) -> Tensor:
         """(P, h, w) mask logits of the padded square -> (P, H, W) float32 on the picture."""
         square = F.interpolate(
             logits.float()[:, None], (self.size, self.size), mode="bilinear", align_corners=False
         )
-        inside = square[..., : self.resized_hw[0], : self.resized_hw[1]]
+        (left, top), (height, width) = self.corner, self.resized_hw
+        inside = square[..., top : top + height, left : left + width]
         return F.interpolate(inside, self.image_hw, mode="bilinear", align_corners=False)[:, 0]
 
 
@@ -63,22 +66,28 @@ class Segmenter:
 
     Args:
         sam: the module, from `build_sam`.
+        place: where a picture stands in SAM's square; see `geometry.sam_corner`.
     """
 
-    def __init__(self, sam: SamModel) -> None:
+    def __init__(self, sam: SamModel, place: str = "corner") -> None:
         self.sam: Any = sam
+        self.place = place
         self.size: int = sam.config.vision_config.image_size
 
     def frame(self, image_hw: tuple[int, int]) -> MaskFrame:
         """Sizes for a picture of (H, W)."""
-        return MaskFrame(self.size, sam_hw(image_hw, self.size), image_hw)
+        resized_hw = sam_hw(image_hw, self.size)
+        corner = sam_corner(resized_hw, self.size, self.place)
+        return MaskFrame(self.size, resized_hw, image_hw, corner)
 
     def pixels(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 -> (1, 3, S, S) float32: resized, normalised, zero-padded."""
         resized = torch.from_numpy(np.array(sam_resize(image, self.size))).float()
         pixels = ((resized - torch.tensor(PIXEL_MEAN)) / torch.tensor(PIXEL_STD)).permute(2, 0, 1)
         height, width = pixels.shape[1:]
-        return F.pad(pixels, (0, self.size - width, 0, self.size - height)).unsqueeze(0)
+        left, top = sam_corner((height, width), self.size, self.place)
+        right, bottom = self.size - width - left, self.size - height - top
+        return F.pad(pixels, (left, right, top, bottom)).unsqueeze(0)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(1, 3, S, S) -> (1, C, h, w), the picture's embedding."""

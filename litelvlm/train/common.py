@@ -239,7 +239,11 @@ class Run:
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            scales = [group.get("scale", 1.0) for group in optimiser.param_groups]
             optimiser.load_state_dict(saved)
+            # Rates are the recipe's, not the checkpoint's: a run may go on by another plan.
+            for group, scale in zip(optimiser.param_groups, scales, strict=True):
+                group["scale"] = scale
         self.step, self.seconds = state["step"], state["seconds"]
         torch.set_rng_state(state["rng"])
         log.info("%s: resumed at step %d", self.stage, self.step)

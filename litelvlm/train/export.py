@@ -64,6 +64,7 @@ def model_config(recipe: Recipe, tokens: PromptTokens, selection: SelectionConfi
         prompt=PROMPT,
         tokens=ids,
         selection=selection,
+        segmenter_place="middle",
     )
 
 

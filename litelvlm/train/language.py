@@ -41,6 +41,7 @@ from litelvlm.train.targets import (
     low_mask,
     normalise,
     patch_targets,
+    sam_boxes,
     sam_frame,
     sam_pixels,
     squared,
@@ -206,7 +207,7 @@ class LanguageBatches:
             side = full if max(scene.labels.shape) > full // 2 else full // 2
             seen = squared(scene, side)
             kind, _, edges, cover = patch_targets(seen, table, self.patch)
-            picks = rng.permutation(len(usable))[: self.turns]
+            picks = _spread(rng, [e.kind for e in usable])[: self.turns]
             chosen = [usable[j] for j in picks]
             real = len(chosen)
             chosen += [chosen[0]] * (self.turns - real)
@@ -223,10 +224,10 @@ class LanguageBatches:
             y, x = np.divmod(np.arange(len(kind)), side // self.patch)
             centre = np.stack([x, y, x, y], 1) * self.patch + self.patch / 2
             place = (centre + edges * 100 + np.tile(window[::-1] * self.patch, 2)) / full
-            longest = max(scene.labels.shape)
+            height, width = scene.labels.shape
             corner = np.tile(sam_window[::-1] * 16, 2)
-            things = np.array([o.box for o in scene.objects], np.float32) * sam_side / longest
-            things = (things + corner) / self.sam_side
+            things = np.array([o.box for o in scene.objects], np.float32)
+            things = (sam_boxes(things, (height, width), sam_side) + corner) / self.sam_side
             masks, boxes, frame = {}, [], []
             for e in chosen:
                 t = e.targets[0]
@@ -266,6 +267,19 @@ class LanguageBatches:
         for key in PER_TURN:
             batch[key] = batch[key][:, :most]
         return batch
+
+
+def _spread(rng: np.random.Generator, kinds: Sequence[str]) -> np.ndarray:
+    """A random order of phrases in which each kind's first comes before any kind's second.
+
+    Kinds that fit few scenes, such as ordinals, are then not crowded out by places.
+    """
+    order = rng.permutation(len(kinds))
+    met: dict[str, int] = {}
+    rank = np.zeros(len(kinds))
+    for i in order:
+        rank[i] = met[kinds[i]] = met.get(kinds[i], 0) + 1
+    return order[np.argsort(rank[order], kind="stable")]
 
 
 def _share(cover: np.ndarray, objects: Sequence[int]) -> np.ndarray:
@@ -529,11 +543,14 @@ class Grounder(nn.Module):
             + plan.token * out["token"]
         )
         if embedding is not None:
+            # A mask costs as much as a turn, so only some turns draw theirs.
+            some = slice(plan.masked)
             logit, _ = mask_stage.decode(
-                frozen.sam, embedding, sparse[:, :, None], batch["sam_window"]
+                frozen.sam, embedding, sparse[:, some, None], batch["sam_window"]
             )
+            drawn = real[:, some]
             masked, giou = mask_stage.mask_loss(
-                logit[real].float(), batch["masks"][real].float() / 255
+                logit[drawn].float(), batch["masks"][:, some][drawn].float() / 255
             )
             out["mask"], out["giou"] = masked.mean(), giou.mean()
             loss = loss + plan.mask * out["mask"]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from litelvlm.train.builders import build_segmenter
 from litelvlm.train.common import Run, autocast, optimisers, rank_and_world, seed_everything
-from litelvlm.train.targets import low_mask, sam_frame, sam_pixels
+from litelvlm.train.targets import low_mask, sam_boxes, sam_frame, sam_pixels
 
 if TYPE_CHECKING:
     from litelvlm.data.scenes import Scene, SceneRecipe
@@ -196,13 +196,14 @@ def draw_prompts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """``count`` prompts for a scene's objects: jittered boxes and, a share of them, inner points.
 
+    low: side of the masks, a fourth of the side of the SAM part's square.
+
     sloppy: most that an edge of a box is off, as a deviation in units of its side. A language
     model's boxes are rough: the mask branch has to find the thing that such a box means.
 
-    Returns boxes (count, 4) float32 in units of the longest side, and masks (count, low, low)
+    Returns boxes (count, 4) float32 in units of the square's side, and masks (count, low, low)
     uint8.
     """
-    longest = max(scene.labels.shape)
     visible = [i for i, o in enumerate(scene.objects) if (scene.labels == i + 1).any()]
     boxes = np.zeros((count, 4), np.float32)
     masks = np.zeros((count, low, low), np.uint8)
@@ -222,7 +223,8 @@ def draw_prompts(
             jitter = rng.normal(0, rng.uniform(0.02, sloppy), 4) * np.array([x1 - x0, y1 - y0] * 2)
             box = np.array([x0, y0, x1, y1]) + jitter
             boxes[k] = [box[0], box[1], max(box[2], box[0] + 2), max(box[3], box[1] + 2)]
-    return boxes / longest, masks
+    height, width = scene.labels.shape
+    return sam_boxes(boxes, (height, width), 4 * low) / (4 * low), masks
 
 
 def train_masks(

@@ -25,8 +25,10 @@ from litelvlm.train.targets import (
     chw,
     normalise,
     patch_targets,
+    sam_boxes,
     sam_frame,
     sam_pixels,
+    sam_place,
     squared,
 )
 
@@ -116,7 +118,6 @@ def probe_masks(
     found: dict[str, list[float]] = {"v_box": [], "v_point": []}
     for scene in scenes:
         height, width = scene.labels.shape
-        longest = max(height, width)
         frame = torch.from_numpy(sam_frame(scene.image, side))[None].to(device)
         prompts = []
         for i, thing in enumerate(scene.objects):
@@ -124,7 +125,8 @@ def probe_masks(
             near = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
             prompts.append(thing.box)
             prompts.append((xs[near] + 0.5, ys[near] + 0.5) * 2)
-        boxes = torch.tensor(np.array(prompts, np.float32) / longest, device=device)[None]
+        scaled = sam_boxes(np.array(prompts), (height, width), side) / side
+        boxes = torch.tensor(scaled, dtype=torch.float32, device=device)[None]
         with autocast(device, bf16):
             embedding = mask_stage.encode(sam, sam_pixels(frame, mask_stage.MEAN, mask_stage.STD))
             logits, _ = mask_stage.decode(sam, embedding, prompt(boxes)[:, :, None])
@@ -138,10 +140,9 @@ def probe_masks(
 
 def upscale(logits: Tensor, side: int, size: tuple[int, int]) -> Tensor:
     """(P, h, w) logits of the padded square of ``side`` pixels -> (P, H, W) on the picture."""
-    scale = side / max(size)
-    inner = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    left, top, width, height = sam_place(size, side)
     full = F.interpolate(logits[:, None].float(), (side, side), mode="bilinear")
-    cut = full[..., : inner[0], : inner[1]]
+    cut = full[..., top : top + height, left : left + width]
     return F.interpolate(cut, size, mode="bilinear")[:, 0]
 
 

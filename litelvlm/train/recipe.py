@@ -57,7 +57,8 @@ class LanguagePlan:
 
     Attributes:
         phases: (first step, scenes, scenes per batch), easy to hard.
-        turns: expressions per picture; length: tokens per turn.
+        turns: expressions per picture; masked: those of them whose masks are drawn; length:
+            tokens per turn.
         masks_from: step from which masks are asked of the model.
         decoder_from: step from which the mask decoder learns too, at ``decoder`` times the rate.
         text, name, place, spot, wave, point, ask, attend, box, token, mask: weights of the losses.
@@ -68,8 +69,9 @@ class LanguagePlan:
     phases: tuple[tuple[int, SceneRecipe, int], ...]
     masks_from: int
     decoder_from: int
-    decoder: float = 0.1
-    turns: int = 12
+    decoder: float = 0.3
+    turns: int = 16
+    masked: int = 8
     length: int = 32
     vocabulary: int = 2048
     warmup: int = 200
@@ -85,7 +87,7 @@ class LanguagePlan:
     attend: float = 1.0
     box: float = 1.0
     token: float = 1.0
-    mask: float = 1.0
+    mask: float = 2.0
     probe_every: int = 500
 
 
@@ -183,7 +185,7 @@ _HALF = SceneRecipe(canvas=(168, 168), objects=(1, 5), object_px=(26, 130), expr
 _HALF_MASKS = replace(_HALF, expressions=0)
 _FULL = SceneRecipe(expressions=6, none=0.0, typos=0.0)
 _FULL_MASKS = replace(_FULL, expressions=0)
-_LANGUAGE = SceneRecipe(expressions=12, none=0.0, several=0.0)
+_LANGUAGE = SceneRecipe(expressions=20, none=0.0, several=0.0)
 _EASY = SceneRecipe(
     canvas=(168, 168),
     objects=(1, 3),
@@ -233,13 +235,13 @@ def recipe(scale: str) -> Recipe:
             segmenter=_segmenter(160, 5, 128),
             language=_language(256, 6, 704),
             clip=ClipPlan(6300, 5200, 32, 12, 1e-3, _HALF, _FULL),
-            masks=MaskPlan(7400, 5000, 12, 6, 1e-3, _HALF_MASKS, _FULL_MASKS),
+            masks=MaskPlan(9800, 5000, 12, 6, 1e-3, _HALF_MASKS, _FULL_MASKS),
             language_plan=LanguagePlan(
-                3150,
+                8000,
                 1e-3,
                 ((0, _EASY, 6), (150, _HARD, 6), (1800, _LANGUAGE, 3)),
                 masks_from=900,
-                decoder_from=2600,
+                decoder_from=5200,
                 warmup=100,
                 probe_every=1000,
             ),
