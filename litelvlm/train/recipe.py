@@ -237,7 +237,7 @@ def recipe(scale: str) -> Recipe:
             clip=ClipPlan(6300, 5200, 32, 12, 1e-3, _HALF, _FULL),
             masks=MaskPlan(9800, 5000, 12, 6, 1e-3, _HALF_MASKS, _FULL_MASKS),
             language_plan=LanguagePlan(
-                8000,
+                8750,
                 1e-3,
                 ((0, _EASY, 6), (150, _HARD, 6), (1800, _LANGUAGE, 3)),
                 masks_from=900,
