@@ -64,7 +64,7 @@ class Plus:
     """
 
     share: float = 0.75
-    most: float = 1 / 12
+    most: float = 1 / 6
     pool: float = 0.5
     space: float = 0.5
 
@@ -79,7 +79,7 @@ def plus(
 
     Patches of things are unlike the phrase, and the language model needs all things, the referent
     and what it is told from, but few patches of each: among the half with the lowest cosine to the
-    phrase, patches are added that are farthest from all chosen ones in content and place. Some 48
+    phrase, patches are added that are farthest from all chosen ones in content and place. Some 96
     of 576 do; what is left of the budget is a lattice over the whole picture. Raster order,
     original positions. As cheap as DivPrune; several phrases take turns.
     """
