@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -264,6 +265,7 @@ def test_progress_is_told_and_ends_at_the_whole(ours):
 
 MEMORY = """
 import sys, torch
+from dataclasses import replace
 from pathlib import Path
 from litelvlm.models import checkpoints
 from litelvlm.models.names import Place
@@ -321,6 +323,11 @@ def test_an_unexpected_weight_is_named(copied):
     edit(path, lambda held: held.update({"language.extra": torch.zeros(2)}))
     with pytest.raises(ModelError, match=r"1 unexpected: language\.extra"):
         load_into(build(TINY), open_folder(copied))
+
+
+def test_a_place_that_does_not_exist_is_refused_before_anything_is_loaded():
+    with pytest.raises(ModelError, match="segmenter_place is 'left', expected corner or middle"):
+        replace(TINY, segmenter_place="left")
 
 
 def test_a_misshapen_weight_is_named_with_both_shapes(copied):
