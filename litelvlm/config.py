@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from litelvlm.errors import ModelError
-from litelvlm.geometry import PLACES
 
 FORMAT = "litelvlm-1"
 
@@ -82,11 +81,6 @@ class ModelConfig:
     tokens: dict[str, int]
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     segmenter_place: str = "corner"
-
-    def __post_init__(self) -> None:
-        if self.segmenter_place not in PLACES:
-            expected = " or ".join(PLACES)
-            raise ModelError(f"segmenter_place is {self.segmenter_place!r}, expected {expected}")
 
     @staticmethod
     def from_json(path: Path) -> ModelConfig:

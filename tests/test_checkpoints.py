@@ -8,7 +8,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from litelvlm.models import checkpoints
 from litelvlm.models.bundle import GroundingModel
 from litelvlm.models.checkpoints import convert, fill_random, load_into, open_folder, open_model
 from litelvlm.models.names import PREFIXES, clip_config, place_clip, place_glamm, sam_config
+from litelvlm.models.segmenter import Segmenter, build_sam
 from litelvlm.presets import PRESETS, TOKEN_TEXTS, tiny_tokenizer
 
 TINY = PRESETS["tiny-random"].config
@@ -265,7 +265,6 @@ def test_progress_is_told_and_ends_at_the_whole(ours):
 
 MEMORY = """
 import sys, torch
-from dataclasses import replace
 from pathlib import Path
 from litelvlm.models import checkpoints
 from litelvlm.models.names import Place
@@ -325,9 +324,9 @@ def test_an_unexpected_weight_is_named(copied):
         load_into(build(TINY), open_folder(copied))
 
 
-def test_a_place_that_does_not_exist_is_refused_before_anything_is_loaded():
-    with pytest.raises(ModelError, match="segmenter_place is 'left', expected corner or middle"):
-        replace(TINY, segmenter_place="left")
+def test_a_place_that_does_not_exist_is_refused_when_the_model_is_opened():
+    with pytest.raises(InputError, match="one of corner, middle, got 'left'"):
+        Segmenter(build_sam(TINY.segmenter), "left")
 
 
 def test_a_misshapen_weight_is_named_with_both_shapes(copied):

@@ -67,12 +67,16 @@ class Segmenter:
     Args:
         sam: the module, from `build_sam`.
         place: where a picture stands in SAM's square; see `geometry.sam_corner`.
+
+    Raises:
+        InputError: unknown place.
     """
 
     def __init__(self, sam: SamModel, place: str = "corner") -> None:
         self.sam: Any = sam
         self.place = place
         self.size: int = sam.config.vision_config.image_size
+        self.frame((1, 1))  # an unknown place is refused here, not at the first picture
 
     def frame(self, image_hw: tuple[int, int]) -> MaskFrame:
         """Sizes for a picture of (H, W)."""
