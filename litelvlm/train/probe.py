@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from litelvlm.data.scenes import VAL, Scene, make_scene, names
 from litelvlm.metrics import reversal_auc, token_recall
 from litelvlm.models.prompt import plain
+from litelvlm.models.segmenter import MaskFrame
 from litelvlm.pruning import text_similarity
 from litelvlm.train import clip as clip_stage
 from litelvlm.train import masks as mask_stage
@@ -141,9 +142,7 @@ def probe_masks(
 def upscale(logits: Tensor, side: int, size: tuple[int, int]) -> Tensor:
     """(P, h, w) logits of the padded square of ``side`` pixels -> (P, H, W) on the picture."""
     left, top, width, height = sam_place(size, side)
-    full = F.interpolate(logits[:, None].float(), (side, side), mode="bilinear")
-    cut = full[..., top : top + height, left : left + width]
-    return F.interpolate(cut, size, mode="bilinear")[:, 0]
+    return MaskFrame(side, (height, width), size, (left, top)).upscale(logits)
 
 
 @torch.no_grad()
