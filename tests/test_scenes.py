@@ -14,7 +14,15 @@ from litelvlm.cli import scenes as scenes_command
 from litelvlm.data import scenes
 from litelvlm.data.backgrounds import PHOTOS
 from litelvlm.data.scenes import EASY, TEST, TRAIN, VAL, Scene, SceneRecipe, make_scene
-from litelvlm.data.sprites import COLOURS, kinds, plural, sprite
+from litelvlm.data.sprites import (
+    COLOURS,
+    any_paint,
+    kinds,
+    nearest_colour,
+    plural,
+    repainted,
+    sprite,
+)
 from litelvlm.data.wording import nouns
 from litelvlm.errors import InputError
 from litelvlm.resources import asset
@@ -405,6 +413,47 @@ def test_training_never_shows_held_out_variants_and_the_benchmark_does():
     held = {v.key for kind in kinds().values() for v in kind.variants if v.held_out}
     assert not held & {o.sprite for s in some_scenes(CLEAN) for o in s.objects}
     assert held & {o.sprite for s in some_scenes(replace(TEST, typos=0.0)) for o in s.objects}
+
+
+def test_a_new_paint_is_never_near_a_held_out_colour_of_the_class():
+    rng = np.random.default_rng(0)
+    pure = {"red": 179, "orange": 11, "yellow": 26, "green": 62, "blue": 107, "purple": 137}
+    words = set()
+    for kind in kinds().values():
+        held = {v.colour for v in kind.variants if v.held_out}
+        for _ in range(20):
+            paint = any_paint(rng, kind.name)
+            words.add(nearest_colour(paint))
+            assert nearest_colour(paint) not in held
+            near = {w for w, h in pure.items() if abs((paint[0] - h + 90) % 180 - 90) <= 15}
+            assert paint[1] <= 40 or not near & held
+    assert len(words) >= 10
+
+
+def test_repainting_changes_the_colour_and_nothing_else():
+    bicycle = kinds()["bicycle"].variants[0]
+    drawing = sprite(bicycle.stem)
+    green = repainted(drawing, bicycle, (60, 220, 200))
+    assert np.array_equal(green[..., 3], drawing[..., 3])
+    assert (green[..., :3].max(-1) <= green[..., 3]).all()
+    changed = np.abs(green.astype(int) - drawing).max(-1) > 60
+    assert 0.05 < changed.mean() < 0.9
+    middle = np.median(green[..., :3][changed], 0)
+    assert middle.argmax() == 1
+
+
+def test_of_repainted_things_no_phrase_or_caption_says_a_colour():
+    recipe = replace(CLEAN, repaint=1.0)
+    for scene in some_scenes(recipe, 60):
+        assert all(thing.colour is None for thing in scene.objects)
+        spoken = [*(e.text for e in scene.expressions if e.targets), scene.caption]
+        names = {word for thing in scene.objects for word in kinds()[thing.name].words}
+        for text in spoken:
+            found = set(re.findall(r"[a-z]+", text.lower())) & set(COLOURS)
+            assert all(any(colour in name for name in names) for colour in found)
+    again = make_scene(3, recipe)
+    assert np.array_equal(again.image, some_scenes(recipe, 60)[3].image)
+    assert not np.array_equal(again.image, make_scene(3, CLEAN).image)
 
 
 def test_each_photo_belongs_to_one_split_and_exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 
 from litelvlm.data.rules import SceneObject
-from litelvlm.data.sprites import Variant, kinds, sprite
+from litelvlm.data.sprites import Variant, any_paint, kinds, repainted, sprite
 from litelvlm.data.wording import pick
 
 if TYPE_CHECKING:
@@ -121,10 +122,18 @@ def _mip(stem: str, mask: str, letter: str, level: int) -> np.ndarray:
     return pixels
 
 
-def _render(rng: np.random.Generator, variant: Variant, longest: float) -> np.ndarray:
+def _render(
+    rng: np.random.Generator,
+    variant: Variant,
+    longest: float,
+    paint: tuple[int, int, int] | None = None,
+) -> np.ndarray:
     """Scale, flip and turn a sprite. (h, w, 4) uint8, premultiplied, cropped to its frame."""
     level = 0 if longest >= 70 else 1 if longest >= 38 else 2
-    source = _mip(variant.stem, variant.mask, variant.letter, level)
+    if paint is None:
+        source = _mip(variant.stem, variant.mask, variant.letter, level)
+    else:
+        source = repainted(_mip(variant.stem, "", "", level), variant, paint)
     h, w = source.shape[:2]
     scale = longest / max(h, w)
     roll = rng.random()
@@ -172,7 +181,11 @@ def place(
             if attempt in (3, 5, 7):
                 # Perhaps it cannot be told from the ground: another look of the class may.
                 look = pick(rng, _by_name(recipe.split)[variant.name])
-            patch = _render(rng, look, longest)
+            paint = None
+            if recipe.repaint and rng.random() < recipe.repaint:
+                paint = any_paint(rng, look.name)
+                look = replace(look, key=look.stem, colour=None)
+            patch = _render(rng, look, longest, paint)
             contrast = 75 if attempt < 9 else 30
             spot = spots.get(number) if attempt < 4 else None
             if _try(rng, canvas, image, look, patch, crowd, shadow, drop, contrast, spot):

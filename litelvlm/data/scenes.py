@@ -62,6 +62,9 @@ class SceneRecipe:
         typos: chance of a misspelling per phrase.
         clutter: 0 plain grounds only .. 1 photos, textures and shapes.
         degrade: 0 clean pictures .. 1 blur, noise, JPEG and light changes at full rate.
+        repaint: chance that a thing is painted anew, in any colour but one held out for its
+            class; no colour word is said of it then. Without it a model takes the colours that a
+            class was shown in for part of what the class is.
     """
 
     canvas: tuple[int, int] | None = None
@@ -75,6 +78,7 @@ class SceneRecipe:
     typos: float = 0.02
     clutter: float = 1.0
     degrade: float = 1.0
+    repaint: float = 0.0
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:

@@ -177,7 +177,7 @@ def sprite(stem: str, mask: str = "", letter: str = "") -> np.ndarray:
         raise InputError(f"cannot read the sprite {path}; expected an RGBA webp file")
     rgb, alpha = cv2.cvtColor(bgra[..., :3], cv2.COLOR_BGR2RGB), bgra[..., 3]
     if letter:
-        rgb = _recolour(rgb, alpha, mask, letter)
+        rgb = _recolour(rgb, alpha, mask, _PAINT[letter][1:])
     ys, xs = np.nonzero(alpha > 40)
     box = (slice(ys.min(), ys.max() + 1), slice(xs.min(), xs.max() + 1))
     rgb, alpha = rgb[box], alpha[box]
@@ -186,9 +186,60 @@ def sprite(stem: str, mask: str = "", letter: str = "") -> np.ndarray:
     return out
 
 
-def _recolour(rgb: np.ndarray, alpha: np.ndarray, mask: str, letter: str) -> np.ndarray:
+@lru_cache(maxsize=1)
+def _shades() -> tuple[tuple[str, ...], np.ndarray]:
+    """Colour words and the Lab colours (11, 3) int they stand for."""
+    hsv = np.array([[paint[1:] for paint in _PAINT.values()]], np.uint8)
+    lab = cv2.cvtColor(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), cv2.COLOR_RGB2LAB)
+    return tuple(paint[0] for paint in _PAINT.values()), lab[0].astype(np.int64)
+
+
+def nearest_colour(paint: tuple[int, int, int]) -> str:
+    """The colour word nearest to a paint, hue 0..179, saturation and value 0..255, in Lab."""
+    words, shades = _shades()
+    rgb = cv2.cvtColor(np.array([[paint]], np.uint8), cv2.COLOR_HSV2RGB)
+    lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)[0, 0].astype(np.int64)
+    return words[int(np.argmin(((shades - lab) ** 2).sum(1)))]
+
+
+def any_paint(rng: np.random.Generator, name: str) -> tuple[int, int, int]:
+    """A random paint for a class: hue 0..179, saturation, value.
+
+    Never one near a colour in which a look of the class is held out from training, by its
+    nearest word or within 30 degrees of its hue: what is held out stays unseen.
+    """
+    held = {variant.colour for variant in kinds()[name].variants if variant.held_out}
+    hues = [hue for word, hue, saturation, _ in _PAINT.values() if word in held and saturation > 40]
+    while True:
+        paint = (
+            int(rng.random() * 180),
+            int(255 * rng.random() ** 0.7),
+            int(40 + 215 * rng.random() ** 0.7),
+        )
+        far = all(abs((paint[0] - hue + 90) % 180 - 90) > 15 for hue in hues)
+        if nearest_colour(paint) not in held and (far or paint[1] <= 40):
+            return paint
+
+
+def repainted(pixels: np.ndarray, variant: Variant, paint: tuple[int, int, int]) -> np.ndarray:
+    """The drawing of a variant in another paint, as ``sprite`` gives and takes it.
+
+    pixels: (h, w, 4) uint8 of ``sprite(variant.stem)``, of any size.
+    """
+    masks = (v.mask for v in kinds()[variant.name].variants if v.stem == variant.stem and v.mask)
+    alpha = np.ascontiguousarray(pixels[..., 3])
+    whole = np.maximum(alpha, 1)[..., None].astype(np.uint16)
+    rgb = np.minimum(pixels[..., :3].astype(np.uint16) * 255 // whole, 255).astype(np.uint8)
+    rgb = _recolour(rgb, alpha, next(masks, "h"), paint)
+    rgb = (rgb.astype(np.uint16) * alpha[..., None] // 255).astype(np.uint8)
+    return np.dstack([rgb, alpha])
+
+
+def _recolour(
+    rgb: np.ndarray, alpha: np.ndarray, mask: str, paint: tuple[int, int, int]
+) -> np.ndarray:
     """Paint the chosen pixels in one colour and keep their shading. (H, W, 3) uint8 in and out."""
-    _, hue, saturation, value = _PAINT[letter]
+    hue, saturation, value = paint
     hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV).astype(np.float32)
     h, s, v = hsv[..., 0], hsv[..., 1], hsv[..., 2]
     solid = alpha > 60

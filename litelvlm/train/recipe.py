@@ -181,11 +181,13 @@ def _language(width: int, layers: int, inner: int) -> dict[str, Any]:
 
 
 # Half-size pictures show things at the pixel scale that full pictures have after letterboxing.
-_HALF = SceneRecipe(canvas=(168, 168), objects=(1, 5), object_px=(26, 130), expressions=6, none=0.0)
+_HALF = SceneRecipe(
+    canvas=(168, 168), objects=(1, 5), object_px=(26, 130), expressions=6, none=0.0, repaint=0.5
+)
 _HALF_MASKS = replace(_HALF, expressions=0)
-_FULL = SceneRecipe(expressions=6, none=0.0, typos=0.0)
+_FULL = SceneRecipe(expressions=6, none=0.0, typos=0.0, repaint=0.5)
 _FULL_MASKS = replace(_FULL, expressions=0)
-_LANGUAGE = SceneRecipe(expressions=20, none=0.0, several=0.0)
+_LANGUAGE = SceneRecipe(expressions=20, none=0.0, several=0.0, repaint=0.25)
 _EASY = SceneRecipe(
     canvas=(168, 168),
     objects=(1, 3),
@@ -234,7 +236,7 @@ def recipe(scale: str) -> Recipe:
             dual_encoder=_dual_encoder(192, 7, 128, 3),
             segmenter=_segmenter(160, 5, 128),
             language=_language(256, 6, 704),
-            clip=ClipPlan(6300, 5200, 32, 12, 1e-3, _HALF, _FULL),
+            clip=ClipPlan(9000, 8200, 32, 12, 1e-3, _HALF, _FULL),
             masks=MaskPlan(9800, 5000, 12, 6, 1e-3, _HALF_MASKS, _FULL_MASKS),
             language_plan=LanguagePlan(
                 8750,
