@@ -187,7 +187,7 @@ _HALF = SceneRecipe(
 _HALF_MASKS = replace(_HALF, expressions=0)
 _FULL = SceneRecipe(expressions=6, none=0.0, typos=0.0, repaint=0.5)
 _FULL_MASKS = replace(_FULL, expressions=0)
-_LANGUAGE = SceneRecipe(expressions=20, none=0.0, several=0.0, repaint=0.25)
+_LANGUAGE = SceneRecipe(expressions=20, none=0.0, several=0.0, repaint=0.35)
 _EASY = SceneRecipe(
     canvas=(168, 168),
     objects=(1, 3),
@@ -239,7 +239,7 @@ def recipe(scale: str) -> Recipe:
             clip=ClipPlan(9000, 8200, 32, 12, 1e-3, _HALF, _FULL),
             masks=MaskPlan(9800, 5000, 12, 6, 1e-3, _HALF_MASKS, _FULL_MASKS),
             language_plan=LanguagePlan(
-                8750,
+                12600,
                 1e-3,
                 ((0, _EASY, 6), (150, _HARD, 6), (1800, _LANGUAGE, 3)),
                 masks_from=900,
