@@ -203,7 +203,7 @@ _HARD = replace(_EASY, objects=(1, 6), object_px=(24, 100), level=3)
 def recipe(scale: str) -> Recipe:
     """The recipe of a scale. All but "tiny" make the same architecture.
 
-    "tiny" is for tests, seconds; "small" for 2 CPU cores, about five hours; "full" for a
+    "tiny" is for tests, seconds; "small" for 2 CPU cores, about six hours; "full" for a
     GPU, hours.
 
     Raises:
