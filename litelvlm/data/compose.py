@@ -128,7 +128,10 @@ def _render(
     longest: float,
     paint: tuple[int, int, int] | None = None,
 ) -> np.ndarray:
-    """Scale, flip and turn a sprite. (h, w, 4) uint8, premultiplied, cropped to its frame."""
+    """Scale, flip and turn a sprite. (h, w, 4) uint8, premultiplied, cropped to its frame.
+
+    paint: see ``any_paint``; None leaves the variant its own colours.
+    """
     level = 0 if longest >= 70 else 1 if longest >= 38 else 2
     if paint is None:
         source = _mip(variant.stem, variant.mask, variant.letter, level)

@@ -21,7 +21,8 @@ class SceneObject:
 
     Attributes:
         name: canonical class name, for example "bicycle".
-        sprite: key of the sprite variant, "<file stem>:<colour>" or "<file stem>".
+        sprite: key of the sprite variant, "<file stem>:<colour>" or "<file stem>", the latter for
+            things painted anew too.
         colour: colour word that is true of it, or None.
         box: visible box x0, y0, x1, y1 in pixels, half-open.
         visible: fraction of its pixels that is seen, 0..1.
