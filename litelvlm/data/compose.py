@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from litelvlm.data.rules import SceneObject
-from litelvlm.data.sprites import Variant, any_paint, kinds, repainted, sprite
+from litelvlm.data.sprites import Paint, Variant, any_paint, kinds, repainted, sprite
 from litelvlm.data.wording import pick
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _render(
     rng: np.random.Generator,
     variant: Variant,
     longest: float,
-    paint: tuple[int, int, int] | None = None,
+    paint: Paint | None = None,
 ) -> np.ndarray:
     """Scale, flip and turn a sprite. (h, w, 4) uint8, premultiplied, cropped to its frame.
 
@@ -185,6 +185,7 @@ def place(
                 # Perhaps it cannot be told from the ground: another look of the class may.
                 look = pick(rng, _by_name(recipe.split)[variant.name])
             paint = None
+            # Nothing is drawn from rng where nothing is repainted: the benchmark's bytes stay.
             if recipe.repaint and rng.random() < recipe.repaint:
                 paint = any_paint(rng, look.name)
                 look = replace(look, key=look.stem, colour=None)

@@ -11,12 +11,15 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
 
 from litelvlm.errors import InputError
 from litelvlm.resources import asset
+
+Paint = tuple[int, int, int]  # hue 0..179, saturation and value 0..255
 
 # Letter in the table -> colour word, then the hue (0-180), saturation and value (0-255) given to
 # the recoloured pixels; saturation and value are those of the median pixel.
@@ -181,9 +184,14 @@ def sprite(stem: str, mask: str = "", letter: str = "") -> np.ndarray:
     ys, xs = np.nonzero(alpha > 40)
     box = (slice(ys.min(), ys.max() + 1), slice(xs.min(), xs.max() + 1))
     rgb, alpha = rgb[box], alpha[box]
-    out = np.dstack([(rgb.astype(np.uint16) * alpha[..., None] // 255).astype(np.uint8), alpha])
+    out = _premultiplied(rgb, alpha)
     out.flags.writeable = False
     return out
+
+
+def _premultiplied(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """(H, W, 3) and (H, W) uint8 -> (H, W, 4) uint8, colours times alpha."""
+    return np.dstack([(rgb.astype(np.uint16) * alpha[..., None] // 255).astype(np.uint8), alpha])
 
 
 @lru_cache(maxsize=1)
@@ -194,16 +202,16 @@ def _shades() -> tuple[tuple[str, ...], np.ndarray]:
     return tuple(paint[0] for paint in _PAINT.values()), lab[0].astype(np.int64)
 
 
-def nearest_colour(paint: tuple[int, int, int]) -> str:
-    """The colour word nearest to a paint, hue 0..179, saturation and value 0..255, in Lab."""
+def nearest_colour(paint: Paint) -> str:
+    """The colour word nearest to a paint in Lab."""
     words, shades = _shades()
     rgb = cv2.cvtColor(np.array([[paint]], np.uint8), cv2.COLOR_HSV2RGB)
     lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)[0, 0].astype(np.int64)
     return words[int(np.argmin(((shades - lab) ** 2).sum(1)))]
 
 
-def any_paint(rng: np.random.Generator, name: str) -> tuple[int, int, int]:
-    """A random paint for a class: hue 0..179, saturation, value.
+def any_paint(rng: np.random.Generator, name: str) -> Paint:
+    """A random paint for a class.
 
     Never one near a colour in which a look of the class is held out from training, by its
     nearest word or within 30 degrees of its hue: what is held out stays unseen.
@@ -216,12 +224,12 @@ def any_paint(rng: np.random.Generator, name: str) -> tuple[int, int, int]:
             int(255 * rng.random() ** 0.7),
             int(40 + 215 * rng.random() ** 0.7),
         )
-        far = all(abs((paint[0] - hue + 90) % 180 - 90) > 15 for hue in hues)
+        far = all(abs(_turn(paint[0], hue)) > 15 for hue in hues)
         if nearest_colour(paint) not in held and (far or paint[1] <= 40):
             return paint
 
 
-def repainted(pixels: np.ndarray, variant: Variant, paint: tuple[int, int, int]) -> np.ndarray:
+def repainted(pixels: np.ndarray, variant: Variant, paint: Paint) -> np.ndarray:
     """The drawing of a variant in another paint, as ``sprite`` gives and takes it.
 
     pixels: (h, w, 4) uint8 of ``sprite(variant.stem)``, of any size.
@@ -231,13 +239,15 @@ def repainted(pixels: np.ndarray, variant: Variant, paint: tuple[int, int, int])
     whole = np.maximum(alpha, 1)[..., None].astype(np.uint16)
     rgb = np.minimum(pixels[..., :3].astype(np.uint16) * 255 // whole, 255).astype(np.uint8)
     rgb = _recolour(rgb, alpha, next(masks, "h"), paint)
-    rgb = (rgb.astype(np.uint16) * alpha[..., None] // 255).astype(np.uint8)
-    return np.dstack([rgb, alpha])
+    return _premultiplied(rgb, alpha)
 
 
-def _recolour(
-    rgb: np.ndarray, alpha: np.ndarray, mask: str, paint: tuple[int, int, int]
-) -> np.ndarray:
+def _turn(hue: Any, other: float) -> Any:
+    """The way round the circle of hues from ``other`` to ``hue``, a number or array: -90..90."""
+    return (hue - other + 90) % 180 - 90
+
+
+def _recolour(rgb: np.ndarray, alpha: np.ndarray, mask: str, paint: Paint) -> np.ndarray:
     """Paint the chosen pixels in one colour and keep their shading. (H, W, 3) uint8 in and out."""
     hue, saturation, value = paint
     hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV).astype(np.float32)
@@ -251,10 +261,11 @@ def _recolour(
             main = int(np.argmax(np.convolve(ring, np.ones(21), mode="valid")))
         else:
             main = int(mask[1:])
-        far = np.abs((h - main + 90) % 180 - 90)
+        turn = _turn(h, main)
+        far = np.abs(turn)
         # Soft edge in hue and saturation, so that no jagged seam shows.
         amount = np.clip((24 - far) / 6, 0, 1) * np.clip((s - 30) / 30, 0, 1)
-        shift = ((h - main + 90) % 180 - 90) * 0.25
+        shift = turn * 0.25
     elif mask == "s":
         amount = np.clip((90 - s) / 30, 0, 1) * np.clip((v - 90) / 40, 0, 1)
         shift = np.zeros_like(h)
