@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from litelvlm.baselines import METHODS
+from litelvlm.methods import METHODS
 from litelvlm.evaluation.report import cost_table, score_table
 from litelvlm.evaluation.summary import CostRow, Row
 

@@ -55,6 +55,7 @@ class SelectionConfig:
 POSITIONS = ("compact", "original")
 CONTEXTS = ("released", "attention")
 TEXTS = ("phrase", "question", "templates")
+MODES = ("forced", "generate")
 
 
 @dataclass(frozen=True)

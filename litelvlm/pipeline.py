@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from litelvlm.baselines import (
+from litelvlm.methods import (
     METHODS,
     InsideResult,
     Method,

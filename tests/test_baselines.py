@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from litelvlm.baselines import METHODS, BlockView, SelectionOptions, TokenView, get_method
-from litelvlm.baselines.ours import Plus, plus
+from litelvlm.methods import METHODS, BlockView, SelectionOptions, TokenView, get_method
+from litelvlm.methods.litelvlm import Plus, plus
 from litelvlm.errors import InputError
 from litelvlm.pruning import Reason, gather_tokens
 
@@ -156,9 +156,12 @@ def test_a_budget_outside_the_grid_is_refused(name, budget):
 @pytest.mark.parametrize("name", BEFORE)
 def test_a_method_runs_on_no_more_than_it_says_it_needs(name):
     view = random_view()
-    spare = {"penultimate", "early", "llm"} - METHODS[name].needs
+    # "similarity" comes with both of its sides.
+    sides = {"text", "projected"}
+    needs = METHODS[name].needs | (sides if "similarity" in METHODS[name].needs else set())
+    spare = {"similarity", *sides, "last", "penultimate", "early", "llm"} - needs
     METHODS[name].rule(replace(view, **dict.fromkeys(spare)), 5, OPTIONS)
-    for field in METHODS[name].needs:
+    for field in METHODS[name].needs - {"similarity"}:
         with pytest.raises(ValueError, match=field):
             METHODS[name].rule(replace(view, **{field: None}), 5, OPTIONS)
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import litelvlm
-from litelvlm.baselines import METHODS
+from litelvlm.methods import METHODS
 from litelvlm.cli import main
 from litelvlm.data.folder import Folder
 from litelvlm.data.samples import Sample, SampleList, SceneSource, training_scenes

@@ -7,8 +7,8 @@ import torch
 from transformers import LlamaConfig, LlamaModel
 from transformers.models.llama import modeling_llama
 
-from litelvlm.baselines import METHODS
-from litelvlm.baselines.inside_llm import _clusters, _stages
+from litelvlm.methods import METHODS
+from litelvlm.methods.inside import _clusters, _stages
 
 INSIDE = [name for name, method in METHODS.items() if method.where == "inside"]
 SPAN, COUNT, LENGTH = (3, 23), 20, 30

@@ -40,7 +40,7 @@ def _facts() -> dict[str, Any]:
     import torch
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from litelvlm.baselines import METHODS
+    from litelvlm.methods import METHODS
     from litelvlm.bench import machine, versions
     from litelvlm.presets import PRESETS
     from litelvlm.resources import asset

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from litelvlm.baselines import METHODS, get_method
+from litelvlm.methods import METHODS, get_method
 from litelvlm.config import CONTEXTS, POSITIONS, TEXTS
 from litelvlm.errors import InputError, unknown
 from litelvlm.pruning import ORDERS, SPLITS

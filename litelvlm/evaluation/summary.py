@@ -137,7 +137,7 @@ def _grouped(units: Iterable[Unit]) -> dict[tuple[str, str, int], list[Unit]]:
 
 def _labels(units: Sequence[Unit]) -> list[str]:
     """Variants in the order of the registry, options of one method by name."""
-    from litelvlm.baselines import METHODS
+    from litelvlm.methods import METHODS
 
     names = [UNPRUNED, *METHODS]
     labels = {unit.variant for unit in units}

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from litelvlm.baselines import get_method
+from litelvlm.methods import get_method
 from litelvlm.config import CONTEXTS, POSITIONS, TEXTS
 from litelvlm.errors import InputError
 from litelvlm.pruning import ORDERS, SPLITS

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import gradio as gr
 
-from litelvlm.baselines import METHODS
+from litelvlm.methods import METHODS
 from litelvlm.config import CONTEXTS, POSITIONS, TEXTS
 from litelvlm.presets import PRESETS
 from litelvlm.pruning import ORDERS, SPLITS

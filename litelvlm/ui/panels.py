@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from litelvlm import viz
-from litelvlm.baselines import METHODS
+from litelvlm.methods import METHODS
 from litelvlm.bench import Spread
 from litelvlm.pruning import Reason
 from litelvlm.ui import charts

@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from litelvlm.baselines.view import InsideResult, best, check_budget
+from litelvlm.methods.view import InsideResult, best, check_budget
 
 Score = Callable[["_State", Any], tuple[Tensor, int]]
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from litelvlm.baselines.ours import context_score
-from litelvlm.baselines.view import (
+from litelvlm.methods.litelvlm import context_score
+from litelvlm.methods.view import (
+    Block,
     SelectionOptions,
     TokenView,
     best,
@@ -52,12 +53,12 @@ def grid(view: TokenView, budget: int, options: SelectionOptions) -> Selection:
 
 def most_similar(view: TokenView, budget: int, options: SelectionOptions) -> Selection:
     """The unreversed ranking: patches most like the phrase; several phrases take turns."""
-    return _by_similarity(view, budget, -view.similarity.float())
+    return _by_similarity(view, budget, -view.need("similarity").float())
 
 
 def least_similar(view: TokenView, budget: int, options: SelectionOptions) -> Selection:
     """LiteLVLM's first step alone: patches least like the phrase; several phrases take turns."""
-    return _by_similarity(view, budget, view.similarity.float())
+    return _by_similarity(view, budget, view.need("similarity").float())
 
 
 def context(view: TokenView, budget: int, options: SelectionOptions) -> Selection:
@@ -77,13 +78,13 @@ def trim(view: TokenView, budget: int, options: SelectionOptions) -> Selection:
     is replaced by the budget.
     """
     check_budget(budget, view.hidden.shape[1])
-    kept = best(-place_under_any(view.similarity.float()), budget - 1).sort(dim=-1).values
+    kept = best(-place_under_any(view.need("similarity").float()), budget - 1).sort(dim=-1).values
     dropped = ~mask_of(kept, view.hidden.shape[1])
     weights = dropped.float() / dropped.sum(dim=-1, keepdim=True)
     mean = weights.unsqueeze(1) @ view.hidden.float()  # (B, 1, D)
     selection = _with_extra(view.hidden, kept, view.hidden, mean)
     return Selection(
-        selection.indices, selection.reason, view.similarity.float(), None, selection.tokens
+        selection.indices, selection.reason, view.need("similarity").float(), None, selection.tokens
     )
 
 
@@ -115,7 +116,7 @@ def visionzip(view: TokenView, budget: int, options: SelectionOptions) -> Select
     step = max(1, rest.shape[1] // contextual)
     places = torch.arange(0, rest.shape[1], step, device=rest.device)[:contextual]
 
-    block = _need(view.penultimate, "penultimate")
+    block = view.need("penultimate")
     keys = block.keys.float().view(batch, count, view.heads, -1).mean(dim=2)
     keys = F.normalize(gather_tokens(keys, rest), dim=-1)
     tokens = gather_tokens(view.hidden.float(), rest)
@@ -143,8 +144,9 @@ def prumerge_plus(view: TokenView, budget: int, options: SelectionOptions) -> Se
     """
     batch, count, width = view.hidden.shape
     check_budget(budget, count)
-    keys = view.last.keys.float()
-    score = (keys @ view.last.query.float().unsqueeze(-1)).squeeze(-1) / width**0.5
+    last: Block = view.need("last")
+    keys = last.keys.float()
+    score = (keys @ last.query.float().unsqueeze(-1)).squeeze(-1) / width**0.5
     score = score.softmax(dim=-1)  # (B, N)
     first = best(score, -(-(budget - 1) // 4))
     rest = numbers_of(~mask_of(first, count))
@@ -197,13 +199,13 @@ def cdpruner(view: TokenView, budget: int, options: SelectionOptions) -> Selecti
     0..1. Greedy maximisation of the determinant picks K.
     """
     check_budget(budget, view.hidden.shape[1])
-    cosine = F.normalize(view.text.float(), dim=-1) @ F.normalize(
-        view.projected.float(), dim=-1
+    cosine = F.normalize(view.need("text").float(), dim=-1) @ F.normalize(
+        view.need("projected").float(), dim=-1
     ).transpose(1, 2)
     relevance = -cosine.mean(dim=1)  # (B, N)
     low, high = relevance.amin(-1, keepdim=True), relevance.amax(-1, keepdim=True)
     relevance = _precise((relevance - low + 1e-6) / (high - low).clamp(min=1e-6))
-    unit = _precise(F.normalize(_need(view.llm, "llm").float(), dim=-1))
+    unit = _precise(F.normalize(view.need("llm").float(), dim=-1))
     kernel = relevance.unsqueeze(2) * (unit @ unit.transpose(1, 2)) * relevance.unsqueeze(1)
     return in_raster_order(_greedy_determinant(kernel, budget))
 
@@ -216,7 +218,7 @@ def divprune(view: TokenView, budget: int, options: SelectionOptions) -> Selecti
     those chosen.
     """
     check_budget(budget, view.hidden.shape[1])
-    unit = F.normalize(_need(view.llm, "llm").float(), dim=-1)
+    unit = F.normalize(view.need("llm").float(), dim=-1)
     distance = 1 - unit @ unit.transpose(1, 2)  # (B, N, N)
     distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
     nearest = distance.amin(dim=-1)  # (B, N)
@@ -265,7 +267,7 @@ def vscan_encoder(view: TokenView, budget: int, options: SelectionOptions) -> Se
     count = view.hidden.shape[1]
     check_budget(budget, count)
     whole = best(_attended(view), budget // 2)
-    local = _need(view.early, "early").attention.float().mean(dim=1)
+    local = view.need("early").attention.float().mean(dim=1)
     taken = mask_of(whole, count)
     local = local.masked_fill(taken, -torch.inf)
     height, width = view.grid
@@ -295,16 +297,9 @@ def nuwa_cells(view: TokenView, budget: int, options: SelectionOptions) -> Selec
     return in_raster_order(best(score.masked_fill(~candidates, -torch.inf), budget))
 
 
-def _need(field, name: str):  # type: ignore[no-untyped-def]
-    """An optional field of the view, or a ValueError naming it."""
-    if field is None:
-        raise ValueError(f"this method needs TokenView.{name}, which was not filled")
-    return field
-
-
 def _attended(view: TokenView) -> Tensor:
     """(B, N), attention of the class token in the last block but one, mean of the heads."""
-    return _need(view.penultimate, "penultimate").attention.float().mean(dim=1)
+    return view.need("penultimate").attention.float().mean(dim=1)
 
 
 def _precise(values: Tensor) -> Tensor:
@@ -375,4 +370,4 @@ def _by_similarity(view: TokenView, budget: int, score: Tensor) -> Selection:
     """The K lowest of (B, T, N) scores. A patch ranks by its best place under any phrase."""
     check_budget(budget, score.shape[-1])
     selection = in_raster_order(best(-place_under_any(score), budget))
-    return Selection(selection.indices, selection.reason, view.similarity.float(), None)
+    return Selection(selection.indices, selection.reason, view.need("similarity").float(), None)

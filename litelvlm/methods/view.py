@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,8 +12,7 @@ from torch import Tensor
 from litelvlm.pruning import Reason, Selection
 
 
-@dataclass(frozen=True)
-class BlockView:
+class Block(Protocol):
     """One attention block of the image tower, as far as the methods ask about it.
 
     Attributes:
@@ -22,6 +22,20 @@ class BlockView:
         attention: (B, heads, N), what the class token attends to: its softmax row, columns of
             the patches. The class token's own column counts in the softmax but is left out.
     """
+
+    @property
+    def query(self) -> Tensor: ...  # noqa: D102
+    @property
+    def keys(self) -> Tensor: ...  # noqa: D102
+    @property
+    def values(self) -> Tensor: ...  # noqa: D102
+    @property
+    def attention(self) -> Tensor: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class BlockView:
+    """A `Block` whose attention is at hand."""
 
     query: Tensor
     keys: Tensor
@@ -33,29 +47,38 @@ class BlockView:
 class TokenView:
     """The tensors a method that runs before the language model may use.
 
+    Only `hidden`, `grid` and `heads` are always there; the rest is filled where a method's `needs`
+    names it, if the model has it.
+
     Attributes:
         hidden: (B, N, D), the patch tokens that would enter the language model.
-        similarity: (B, T, N), dot product of patches and phrases in the shared space.
-        text: (B, T, E), the phrases in the shared space.
-        projected: (B, N, E), the patches in the shared space.
         grid: (rows, columns), rows * columns = N.
         heads: attention heads of the image tower.
+        similarity: (B, T, N), dot product of patches and phrases in the space they share; comes
+            with `text`, (B, T, E), and `projected`, (B, N, E), the two sides of it.
         last: the last block; its inputs are `hidden`.
-        penultimate: the block before; for methods whose `needs` names it.
-        early: a block about a fifth of the way up; likewise.
-        llm: (B, N, L), the patches after the projector; likewise.
+        penultimate: the block before.
+        early: a block about a fifth of the way up.
+        llm: (B, N, L), the patches after the projector.
     """
 
     hidden: Tensor
-    similarity: Tensor
-    text: Tensor
-    projected: Tensor
     grid: tuple[int, int]
-    heads: int
-    last: BlockView
-    penultimate: BlockView | None = None
-    early: BlockView | None = None
+    heads: int = 1
+    similarity: Tensor | None = None
+    text: Tensor | None = None
+    projected: Tensor | None = None
+    last: Block | None = None
+    penultimate: Block | None = None
+    early: Block | None = None
     llm: Tensor | None = None
+
+    def need(self, name: str) -> Any:
+        """A field that may be empty, or a ValueError naming it."""
+        value = getattr(self, name)
+        if value is None:
+            raise ValueError(f"this method needs TokenView.{name}, which was not filled")
+        return value
 
 
 @dataclass(frozen=True)
@@ -105,7 +128,8 @@ class Method:
         source: paper and public code it follows.
         rule_text: the rule in one sentence.
         where: "before" or "inside" the language model.
-        needs: optional fields of `TokenView` the rule reads.
+        needs: what it reads of a model: fields of `TokenView` ("similarity" stands for `text` and
+            `projected` too), or "layers", those of the language model.
         rule: before: (TokenView, budget, SelectionOptions) -> Selection. inside: (LlamaModel,
             inputs_embeds, attention_mask, position_ids, image_span, budget) -> InsideResult.
         positions: "compact" or "original" where that is part of the rule; None leaves the choice

@@ -1,26 +1,10 @@
-"""Every way to choose image tokens, in one table: `METHODS`, or one by name: `get_method`."""
+"""The table of selection methods: what each is called, where it comes from, what it needs."""
 
 from __future__ import annotations
 
-from litelvlm.baselines import before_llm, inside_llm, ours
-from litelvlm.baselines.view import (
-    BlockView,
-    InsideResult,
-    Method,
-    SelectionOptions,
-    TokenView,
-)
 from litelvlm.errors import unknown
-
-__all__ = [
-    "METHODS",
-    "BlockView",
-    "InsideResult",
-    "Method",
-    "SelectionOptions",
-    "TokenView",
-    "get_method",
-]
+from litelvlm.methods import before, inside, litelvlm
+from litelvlm.methods.view import Method
 
 _LITELVLM = "Lee & Choi, LiteLVLM, ICML 2026, arXiv 2605.13178"
 
@@ -30,7 +14,7 @@ def _before(name, title, rule, source, text, *needs, **more) -> Method:  # type:
 
 
 def _inside(name, title, rule, source, text, positions) -> Method:  # type: ignore[no-untyped-def]
-    return Method(name, title, source, text, "inside", frozenset(), rule, positions)
+    return Method(name, title, source, text, "inside", frozenset({"layers"}), rule, positions)
 
 
 METHODS: dict[str, Method] = {
@@ -39,29 +23,34 @@ METHODS: dict[str, Method] = {
         _before(
             "litelvlm",
             "LiteLVLM",
-            ours.litelvlm,
+            litelvlm.litelvlm,
             _LITELVLM,
             "Half the budget goes to the patches least like the phrase, half to context.",
+            "similarity",
+            "last",
         ),
         _before(
             "litelvlm-released",
             "LiteLVLM (released code)",
-            ours.released,
+            litelvlm.released,
             f"{_LITELVLM}; github.com/sejong-rcv/LiteLVLM",
             "An equal share per phrase of the least similar patches, context first in order.",
+            "similarity",
+            "last",
         ),
         _before(
             "litelvlm+",
             "LiteLVLM+ (ours)",
-            ours.plus,
+            litelvlm.plus,
             f"ours, after {_LITELVLM}",
             "Differing patches of the half least like the phrase, and an even lattice.",
+            "similarity",
             positions="original",
         ),
         _before(
             "random",
             "Random",
-            before_llm.random,
+            before.random,
             "control",
             "Patches drawn uniformly at random.",
             seeded=True,
@@ -69,42 +58,46 @@ METHODS: dict[str, Method] = {
         _before(
             "grid",
             "Uniform grid",
-            before_llm.grid,
+            before.grid,
             "control",
             "Patches on an even lattice.",
         ),
         _before(
             "most-similar",
             "Most similar",
-            before_llm.most_similar,
+            before.most_similar,
             "control: the ranking without the reversal",
             "The patches most like the phrase.",
+            "similarity",
         ),
         _before(
             "least-similar",
             "Least similar only",
-            before_llm.least_similar,
+            before.least_similar,
             f"{_LITELVLM} (ablation)",
             "The patches least like the phrase, no context.",
+            "similarity",
         ),
         _before(
             "context",
             "Context only",
-            before_llm.context,
+            before.context,
             f"{_LITELVLM} (ablation)",
             "The patches with the highest context score, blind to the phrase.",
+            "last",
         ),
         _before(
             "trim",
             "TRIM",
-            before_llm.trim,
+            before.trim,
             "Song et al., COLING 2025; github.com/FreedomIntelligence/TRIM",
             "The patches least like the phrase (sign as released) and the mean of the others.",
+            "similarity",
         ),
         _before(
             "class-attention",
             "Class attention",
-            before_llm.class_attention,
+            before.class_attention,
             "Zhang et al. (FasterVLM), arXiv 2412.01818; github.com/Theia-4869/FasterVLM",
             "The patches the class token attends to most in the last block but one.",
             "penultimate",
@@ -112,7 +105,7 @@ METHODS: dict[str, Method] = {
         _before(
             "visionzip",
             "VisionZip",
-            before_llm.visionzip,
+            before.visionzip,
             "Yang et al., CVPR 2025; github.com/dvlab-research/VisionZip",
             "Most attended patches, and evenly spaced ones that absorb the others.",
             "penultimate",
@@ -120,14 +113,15 @@ METHODS: dict[str, Method] = {
         _before(
             "prumerge+",
             "LLaVA-PruMerge+",
-            before_llm.prumerge_plus,
+            before.prumerge_plus,
             "Shang et al., ICCV 2025; github.com/42Shawn/LLaVA-PruMerge",
             "Most attended and evenly spaced patches, each joined by its 32 nearest.",
+            "last",
         ),
         _before(
             "vispruner",
             "VisPruner",
-            before_llm.vispruner,
+            before.vispruner,
             "Zhang et al., ICCV 2025; github.com/Theia-4869/VisPruner",
             "Half most attended; the other half what is left after dropping duplicates.",
             "penultimate",
@@ -135,15 +129,16 @@ METHODS: dict[str, Method] = {
         _before(
             "cdpruner",
             "CDPruner",
-            before_llm.cdpruner,
+            before.cdpruner,
             "Zhang et al., arXiv 2506.10967; github.com/Theia-4869/CDPruner",
             "The most diverse set under a kernel weighted by negated similarity to the phrase.",
             "llm",
+            "similarity",
         ),
         _before(
             "divprune",
             "DivPrune",
-            before_llm.divprune,
+            before.divprune,
             "Alvar et al., CVPR 2025; github.com/vbdi/divprune",
             "Greedy max-min distance among the projected tokens.",
             "llm",
@@ -151,7 +146,7 @@ METHODS: dict[str, Method] = {
         _before(
             "scope",
             "SCOPE",
-            before_llm.scope,
+            before.scope,
             "Deng et al., 2025; github.com/kinredon/SCOPE",
             "Greedy gain in coverage times class attention.",
             "penultimate",
@@ -159,7 +154,7 @@ METHODS: dict[str, Method] = {
         _before(
             "vscan",
             "VScan (encoder stage)",
-            before_llm.vscan_encoder,
+            before.vscan_encoder,
             "Zhang et al., TMLR 2026; github.com/Tencent/SelfEvolvingAgent (VScan)",
             "Half most attended at the end, half per window early on; the rest is averaged in.",
             "penultimate",
@@ -168,7 +163,7 @@ METHODS: dict[str, Method] = {
         _before(
             "nuwa",
             "Nüwa (per-cell selection)",
-            before_llm.nuwa_cells,
+            before.nuwa_cells,
             "arXiv 2602.02951, ICLR 2026; github.com/Man-PaperRejected/Nuwa",
             "The best patches by class attention among the winners of each 2 x 2 cell.",
             "penultimate",
@@ -177,7 +172,7 @@ METHODS: dict[str, Method] = {
         _inside(
             "fastv",
             "FastV",
-            inside_llm.fastv,
+            inside.fastv,
             "Chen et al., ECCV 2024; github.com/pkunlp-icler/FastV",
             "After two layers, the image tokens the last token attends to most.",
             "original",
@@ -185,7 +180,7 @@ METHODS: dict[str, Method] = {
         _inside(
             "pyramiddrop",
             "PyramidDrop",
-            inside_llm.pyramiddrop,
+            inside.pyramiddrop,
             "Xing et al., CVPR 2025; github.com/Cooperx521/PyramidDrop",
             "An equal fraction is dropped at each quarter of the depth, by the last token.",
             "compact",
@@ -193,7 +188,7 @@ METHODS: dict[str, Method] = {
         _inside(
             "sparsevlm",
             "SparseVLM",
-            inside_llm.sparsevlm,
+            inside.sparsevlm,
             "Zhang et al., ICML 2025; github.com/Gumpest/SparseVLMs",
             "Three cuts by the attention of relevant text tokens; the dropped are clustered.",
             "compact",
@@ -201,7 +196,7 @@ METHODS: dict[str, Method] = {
         _inside(
             "sparsevlm-no-merge",
             "SparseVLM (no merge)",
-            inside_llm.sparsevlm_without_merge,
+            inside.sparsevlm_without_merge,
             "Zhang et al., ICML 2025; github.com/Gumpest/SparseVLMs",
             "Three cuts by the attention of relevant text tokens; the dropped are lost.",
             "compact",

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from litelvlm.baselines.view import (
+from litelvlm.methods.view import (
+    Block,
     SelectionOptions,
     TokenView,
     check_budget,
@@ -24,7 +25,7 @@ def context_score(view: TokenView, context: str = "released") -> Tensor:
     """(B, N), how much each patch contributes to the picture; "released" or "attention"."""
     if context not in ("released", "attention"):
         raise ValueError(f"context must be released or attention, got {context!r}")
-    block = view.last
+    block: Block = view.need("last")
     heads = view.heads if context == "attention" else None
     return context_saliency(block.query, block.keys, block.values, heads=heads)
 
@@ -35,7 +36,7 @@ def litelvlm(view: TokenView, budget: int, options: SelectionOptions) -> Selecti
     Several phrases, other splits, orders and context scores: see `litelvlm.pruning`.
     """
     return select_tokens(
-        view.similarity,
+        view.need("similarity"),
         context_score(view, options.context),
         budget,
         split=options.split,
@@ -85,8 +86,8 @@ def plus(
     """
     batch, count = view.hidden.shape[:2]
     check_budget(budget, count)
-    norm = view.projected.float().norm(dim=-1).clamp(min=1e-6)
-    similarity = view.similarity.float() / norm.unsqueeze(1)
+    norm = view.need("projected").float().norm(dim=-1).clamp(min=1e-6)
+    similarity = view.need("similarity").float() / norm.unsqueeze(1)
     shown = min(round(choices.share * budget), round(choices.most * count))
     device = similarity.device
     lattice = torch.tensor(grid_points(view.grid, budget - shown) if shown < budget else [])
