@@ -16,8 +16,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [
     {"_version", "errors", "pruning", "resources"},
     {"config", "geometry", "images", "profiling", "metrics"},
-    {"presets", "result", "baselines"},
+    {"result", "methods"},
     {"models"},
+    {"question", "scene"},
+    {"selecting"},
+    {"families"},
     {"pipeline"},
     {"loading", "viz", "data"},
     {"evaluation"},

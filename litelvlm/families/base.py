@@ -83,6 +83,8 @@ class Family(ABC):
         capabilities: what it can do.
         vocabulary: words it was trained on; None for an open vocabulary.
         tokens_total: N of an ordinary picture; a picture's own number is `EncodedImage.count`.
+        encoder: image-text tower, for measurements of it; None where it has none of its own.
+        segmenter: mask branch, likewise.
         wordings: (questions, answers) that it was trained with, its own first.
     """
 
@@ -92,6 +94,8 @@ class Family(ABC):
     capabilities: Capabilities
     vocabulary: frozenset[str] | None = None
     tokens_total: int
+    encoder: Any = None
+    segmenter: Any = None
     wordings: tuple[tuple[str, ...], tuple[str, ...]]
 
     @property
