@@ -88,7 +88,7 @@ def opened(source: str | Path | BinaryIO) -> Iterator[Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's bomb warning: the size is checked below
             try:
-                image = Image.open(source, formats=FORMATS)
+                image: Image.Image = Image.open(source, formats=FORMATS)
             except UnidentifiedImageError:
                 image = _other_door(_content(source), name)
             with image:
@@ -149,7 +149,7 @@ def _other_door(content: bytes, name: str) -> Image:
             pass
         else:
             file = pillow_heif.open_heif(io.BytesIO(content))
-            _check_size(*file.size, name)
+            _check_size(file.size[0], file.size[1], name)
             return file.to_pillow()
     if content.startswith(b"\x89PNG"):
         try:
@@ -182,7 +182,7 @@ def _without_tail(source: str | Path | BinaryIO, name: str) -> np.ndarray:
     with opened(io.BytesIO(_content(source).rstrip(b"\xff") + b"\xff\xd9")) as image:
         pixels = _to_rgb(image, name)
         stored = np.array(image.convert("RGB"))
-    grey = (np.abs(stored.astype(np.int16) - 128) < 2).all(axis=(1, 2))
+    grey: np.ndarray = np.all(np.abs(stored.astype(np.int16) - 128) < 2, axis=(1, 2))
     lost = len(grey) if grey.all() else int(np.argmin(grey[::-1]))
     if lost > 16:
         raise InputError(f"{name}: damaged picture (cut off, the lower {lost} rows are lost)")

@@ -132,7 +132,7 @@ def test_a_jpeg_that_lacks_its_last_bytes_is_read(lost, progressive):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 64, 3), np.uint8))
     whole = saved(noise, format="JPEG", progressive=progressive).getvalue()
     mended, pixels = read_image(io.BytesIO(whole[:-lost])), read_image(io.BytesIO(whole))
-    assert np.array_equal(mended[:80], pixels[:80]) or progressive
+    assert np.array_equal(mended[:78], pixels[:78]) or progressive
     assert np.abs(mended.astype(int) - pixels).mean() < 8
 
 

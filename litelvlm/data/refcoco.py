@@ -173,7 +173,9 @@ class RefCOCO:
         served = False
         for number, references in own.items():
             path = paths.get(number)
-            for reference in references if path else ():
+            if path is None:
+                continue
+            for reference in references:
                 fault = ""
                 try:
                     target = _target(reference, outlines, known[number], path)
