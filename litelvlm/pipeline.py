@@ -585,7 +585,7 @@ def check_phrases(phrases: str | Sequence[str]) -> list[str]:
         if len(phrase) > MAX_PHRASE:
             raise InputError(f"a phrase has {len(phrase)} characters, at most {MAX_PHRASE}")
         if not plain(phrase):
-            raise InputError(f"a phrase is empty: {phrase[:40]!r}")
+            raise InputError(f"a phrase has no word: {phrase[:40]!r}")
     return list(given)
 
 
