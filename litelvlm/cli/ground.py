@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--view",
-        default="crop",
-        help="what CLIP sees: crop (middle square, default) or letterbox (everything, padded)",
+        help="what CLIP sees: crop (middle square) or letterbox (everything, padded); default: the "
+        "model's own",
     )
     parser.add_argument(
         "--compare",
@@ -85,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
     pipe = options.load_model(args)
     chosen = options.selection(args) | {"mode": args.mode, "joint": args.joint}
     profile = "full" if args.full_costs else "time"
-    scene = pipe.encode(image, view=args.view, profile=profile)
+    view = {} if args.view is None else {"view": args.view}
+    scene = pipe.encode(image, profile=profile, **view)
     budget = options.number(args.budget)
     comparison = None
     if args.compare:
