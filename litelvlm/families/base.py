@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from litelvlm.config import MODES, SelectionConfig
 from litelvlm.methods import InsideResult, TokenView
+from litelvlm.models.prompt import plain
 from litelvlm.profiling import Profiler
 from litelvlm.pruning import Selection
 from litelvlm.question import Question
@@ -187,5 +188,5 @@ class Family(ABC):
         """Words of a phrase the model was never trained on, in order, each once."""
         if self.vocabulary is None:
             return ()
-        words = re.findall(r"[^\W_]+(?:'[^\W_]+)?", phrase.lower())
+        words = re.findall(r"[^\W_]+(?:'[^\W_]+)?", plain(phrase))
         return tuple(dict.fromkeys(word for word in words if word not in self.vocabulary))
