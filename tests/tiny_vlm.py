@@ -61,7 +61,9 @@ def prompt(kind, question="what is the red apple", pictures=1):
     """A prompt with that many placeholders, as the kind of model writes them."""
     if kind == "florence2":
         return question
-    token = "<boi>" if kind == "gemma3" else "<image>"
+    token = {"gemma3": "<boi>", "q": "<img> <image> </img>"}.get(
+        "q" if kind.startswith("qwen") else kind, "<image>"
+    )
     return f"user {token * pictures} {question} assistant"
 
 
@@ -244,7 +246,7 @@ def tiny(kind):
 
 def plain(kind, images, prompts):
     """What the processor makes of pictures (flat, one list a prompt where it wants that)."""
-    model, processor = tiny(kind)
+    _, processor = tiny(kind)
     from PIL import Image
 
     images = [[Image.fromarray(p) for p in row] for row in images]

@@ -49,7 +49,7 @@ class Piece:
     @property
     def patch_offsets(self) -> Tensor:
         """(N,) int64, where each patch stands among the `count` tokens."""
-        rows, columns = self.grid
+        columns = self.grid[1]
         number = torch.arange(self.patches)
         return number + (number // max(columns, 1) if self.newline else 0)
 

@@ -52,12 +52,13 @@ def columns_of(
     return kept
 
 
-def take(values: Tensor, columns: Sequence[Tensor], fill: int, *, left: bool) -> Tensor:
-    """(…, B, L) values a column -> (…, B, L') of the columns that stay, padded with `fill`."""
-    longest = max(len(chosen) for chosen in columns)
-    taken = values.new_full((*values.shape[:-1], longest), fill)
+def take(
+    values: Tensor, fill: int, *, columns: Sequence[Tensor], length: int, left: bool
+) -> Tensor:
+    """(…, B, L) values a column -> (…, B, `length`) of those that stay, padded with `fill`."""
+    taken = values.new_full((*values.shape[:-1], length), fill)
     for row, chosen in enumerate(columns):
-        place = slice(longest - len(chosen), None) if left else slice(0, len(chosen))
+        place = slice(length - len(chosen), None) if left else slice(0, len(chosen))
         taken[..., row, place] = values[..., row, chosen]
     return taken
 

@@ -4,13 +4,13 @@
     inputs = pruner.prepare("photo.jpg", prompt, budget=0.33)
     model.generate(**inputs, max_new_tokens=64)
 
-The vision tower runs here, once; the features that are kept go to the model as `mm_encoder_outputs`
-(or, where a model cannot take them so, as `inputs_embeds`). The model is not touched, and nothing
-is remembered between calls.
+The vision tower runs here, once; the features that are kept go to the model as its own argument
+`mm_encoder_outputs`. The model is not touched, and nothing is remembered between calls.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,14 +90,14 @@ class PrunedInputs(Mapping[str, Any]):
         self,
         tensors: dict[str, Tensor],
         record: tuple[PictureRecord, ...],
-        features: tuple[type, dict[str, Any]] | None,
+        features: tuple[type, dict[str, Any]],
     ) -> None:
         self.record = record
         self._tensors = tensors
         self._features = features
 
     def __getitem__(self, name: str) -> Any:
-        if name == "mm_encoder_outputs" and self._features is not None:
+        if name == "mm_encoder_outputs":
             kind, fields = self._features
             copies = {
                 key: [list(part) for part in value]
@@ -110,11 +110,10 @@ class PrunedInputs(Mapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         yield from self._tensors
-        if self._features is not None:
-            yield "mm_encoder_outputs"
+        yield "mm_encoder_outputs"
 
     def __len__(self) -> int:
-        return len(self._tensors) + (self._features is not None)
+        return len(self._tensors) + 1
 
 
 @dataclass(frozen=True)
@@ -231,9 +230,7 @@ class Pruner:
             return Guide(guide, rule.needs)
         return OwnClip(self.model, rule.needs, clip) if own else TokensOnly()
 
-    def _pictures(
-        self, images: Any, prompts: Sequence[str]
-    ) -> tuple[list[np.ndarray], list[int]]:
+    def _pictures(self, images: Any, prompts: Sequence[str]) -> tuple[list[np.ndarray], list[int]]:
         """Pictures in the order of their placeholders, and the prompt each belongs to."""
         if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
             raise InputError("text must be a prompt or a list of prompts")
@@ -259,7 +256,9 @@ class Pruner:
                     f"pictures a prompt are {sizes}, image placeholders {token} are {counts}"
                 )
             given = [
-                one for item in given for one in (item if isinstance(item, (list, tuple)) else [item])
+                one
+                for item in given
+                for one in (item if isinstance(item, (list, tuple)) else [item])
             ]
         if len(given) != sum(counts):
             raise InputError(
@@ -326,6 +325,12 @@ class Pruner:
                 f"{int(mask.sum())} image placeholders in the text for {len(features)} image "
                 "tokens of the pictures"
             )
+        runs = runs_of(mask)
+        if self.family.axes == 4 and len(runs) != len(pictures):
+            raise InputError(
+                f"{len(pictures)} pictures stand in {len(runs)} runs of placeholders: "
+                f"{self.family.name} needs other tokens between them"
+            )
         layout = self.family.layout(
             Shown(
                 config=config,
@@ -334,7 +339,7 @@ class Pruner:
                 sizes=[(picture.shape[0], picture.shape[1]) for picture in pictures],
                 features=features,
                 entries=[len(entry) for entry in entries],
-                runs=runs_of(mask),
+                runs=runs,
                 newline=getattr(base, "image_newline", None),
             )
         )
@@ -376,12 +381,18 @@ class Pruner:
         columns = columns_of(
             mask, attention, [(p.count, k.offsets) for p, k in zip(flat, kept, strict=True)]
         )
-        tensors = self._shorten(encoded, mask, columns, positions)
-        deep = getattr(seen, "deepstack_features", None)
-        planes = None if deep is None else [torch.cat(list(plane)) for plane in deep]
-        if planes is not None:
-            planes = [_chosen(plane, flat, kept, merge=False) for plane in planes]
-        return self._inputs(tensors, tuple(record), type(seen), chosen, planes)
+        counts = [int(mask[row, stay].sum()) for row, stay in enumerate(columns)]
+        # Families whose features are one tensor: pieces of one size make its rows, else prompts.
+        sizes = [len(one.offsets) for one in kept if len(one.offsets)]
+        level = self.left and self.family.stacked and len(set(sizes)) > 1
+        tensors = self._shorten(encoded, mask, columns, counts if level else None, positions)
+        if self.family.stacked and not level:
+            counts = sizes if self.left else [sum(counts)]
+        fields: dict[str, Any] = {"pooler_output": self._entries(chosen, counts)}
+        if (planes := getattr(seen, "deepstack_features", None)) is not None:
+            kept_planes = [_chosen(torch.cat(list(p)), flat, kept, merge=False) for p in planes]
+            fields["deepstack_features"] = [self._entries(p, counts) for p in kept_planes]
+        return PrunedInputs(tensors, tuple(record), (type(seen), fields))
 
     def _select(
         self, viewer: Viewer | None, number: int, piece: Piece, tokens: Tensor, share: int
@@ -428,25 +439,37 @@ class Pruner:
         return _Kept(offsets, merged, row)
 
     def _shorten(
-        self, encoded: Any, mask: Tensor, columns: Sequence[Tensor], positions: str
+        self,
+        encoded: Any,
+        mask: Tensor,
+        columns: Sequence[Tensor],
+        counts: Sequence[int] | None,
+        positions: str,
     ) -> dict[str, Tensor]:
-        """Ids, mask, token types and positions of the tokens that enter."""
+        """Ids, mask, token types and positions of the tokens that enter.
+
+        `counts` of image tokens a prompt, if given, are evened out by placeholders among the
+        padding, which nothing attends to.
+        """
         attention = encoded["attention_mask"]
         pad = self.processor.tokenizer.pad_token_id or 0
-        tensors = {
-            "input_ids": take(encoded["input_ids"], columns, pad, left=self.left),
-            "attention_mask": take(attention, columns, 0, left=self.left),
-        }
+        length = max(len(chosen) for chosen in columns)
+        if counts is not None:
+            words = [len(chosen) - n for chosen, n in zip(columns, counts, strict=True)]
+            length = max(words) + max(counts)
+        cut = functools.partial(take, columns=columns, length=length, left=self.left)
+        tensors = {"input_ids": cut(encoded["input_ids"], pad), "attention_mask": cut(attention, 0)}
+        for row, count in enumerate(counts or ()):
+            tensors["input_ids"][row, : max(counts) - count] = self.model.config.image_token_id
         if "token_type_ids" in encoded:
-            types = encoded["token_type_ids"]
-            tensors["token_type_ids"] = take(types, columns, 0, left=self.left)
+            tensors["token_type_ids"] = cut(encoded["token_type_ids"], 0)
         if self.family.axes == 0:
             return tensors
         # The text axis numbers the shortened prompt under M-RoPE and is the only one elsewhere.
         order = (attention.cumsum(-1) - 1).clamp(min=0)
         new_order = (tensors["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         if self.family.axes == 1:
-            kept = take(order, columns, 0, left=self.left)
+            kept = cut(order, 0)
             tensors["position_ids"] = kept if positions == "original" else new_order
             return tensors
         axes, _ = self.model.base_model.get_rope_index(
@@ -456,7 +479,7 @@ class Pruner:
             attention_mask=attention,
         )
         if positions == "original":
-            axes = take(axes, columns, 0, left=self.left)
+            axes = cut(axes, 0)
         else:
             number = (mask & ~mask.roll(1, 1)).flatten().cumsum(0).view_as(mask)
             number = number.where(mask, -1)
@@ -468,34 +491,19 @@ class Pruner:
         tensors["position_ids"] = torch.cat([new_order[None], axes])
         return tensors
 
-    def _inputs(
-        self,
-        tensors: dict[str, Tensor],
-        record: tuple[PictureRecord, ...],
-        kind: type,
-        features: Tensor,
-        planes: list[Tensor] | None,
-    ) -> PrunedInputs:
-        """The features in the form this model takes them."""
-        image = tensors["input_ids"] == self.model.config.image_token_id
-        counts = [count for count in image.sum(-1).tolist() if count]
-        takes = "mm_encoder_outputs" in inspect.signature(self.model.forward).parameters
-        takes = takes or self.family.axes == 0  # Florence-2 takes it in generate alone
-        if self.family.stacked and len(set(counts)) > 1:
-            takes = False  # one tensor cannot tell prompts of different length apart
-        if not takes:
-            words = tensors["input_ids"].masked_fill(image, 0)  # the id may lie past the table
-            embeds = self.model.get_input_embeddings()(words)
-            tensors["inputs_embeds"] = embeds.masked_scatter(
-                image[..., None], features.to(embeds.device, embeds.dtype)
-            )
-            return PrunedInputs(tensors, record, None)
-        fields: dict[str, Any] = {"pooler_output": features.split(counts)}
-        if self.family.stacked:
-            fields["pooler_output"] = torch.stack(fields["pooler_output"])
-        if planes is not None:
-            fields["deepstack_features"] = [plane.split(counts) for plane in planes]
-        return PrunedInputs(tensors, record, (kind, fields))
+    def _entries(self, features: Tensor, counts: Sequence[int]) -> Any:
+        """(M', L) of all prompts -> entries of those sizes, in the form the model hands out."""
+        entries = features.split([count for count in counts if count])
+        if not self.family.stacked:
+            return entries
+        longest = max(counts)
+        gaps = [longest - len(entry) for entry in entries]
+        return torch.stack(
+            [
+                torch.nn.functional.pad(e, (0, 0, gap, 0))
+                for e, gap in zip(entries, gaps, strict=True)
+            ]
+        )
 
 
 def check_model(model: Any) -> Family:
@@ -515,9 +523,11 @@ def check_model(model: Any) -> Family:
             "version that is part of transformers (without trust_remote_code)"
         )
     family = family_of(config.model_type)
-    if not hasattr(model.base_model, "get_image_features"):
+    # Florence-2 takes the features in generate, which passes them to its encoder.
+    takes = "mm_encoder_outputs" in inspect.signature(model.forward).parameters
+    if not takes and not config.is_encoder_decoder:
         raise ModelError(
-            f"transformers {transformers.__version__} hands out no image features of {kind}; "
+            f"{kind} of transformers {transformers.__version__} takes no features from outside; "
             "5.18 or newer does"
         )
     if not hasattr(model, "hf_device_map") and any(p.is_meta for p in model.parameters()):
