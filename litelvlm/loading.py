@@ -51,6 +51,11 @@ def load(
         InputError: unknown device or dtype.
         MemoryShortError: the device is too small for the weights.
     """
+    if not isinstance(model, (str, Path)):
+        raise InputError(
+            "model must be the name of a preset, a folder or a hub repository, got "
+            f"{type(model).__name__}; a loaded Hugging Face model goes to litelvlm.Pruner"
+        )
     place = check_device(device)
     chosen = check_dtype(dtype)
     try:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_vlm import KINDS, logits, picture, plain, prompt, tiny
 
 import litelvlm
-from tiny_vlm import KINDS, logits, picture, plain, prompt, tiny
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -211,11 +211,11 @@ def test_token_types_are_shortened_with_the_prompt(kind):
 @pytest.mark.parametrize("kind", STACKED)
 def test_unequal_prompts_share_one_tensor_by_placeholders_nothing_attends_to(kind):
     pictures, prompts = [picture(48, 48), picture(48, 48, 1)], [prompt(kind)] * 2
-    inputs = pruner(kind).prepare(pictures, prompts, [2, 3])
-    assert inputs["mm_encoder_outputs"]["image"].pooler_output.shape[:2] == (2, 3)
+    inputs = pruner(kind).prepare(pictures, prompts, [4, 6])
+    assert inputs["mm_encoder_outputs"]["image"].pooler_output.shape[:2] == (2, 6)
     image = inputs["input_ids"] == tiny(kind)[0].config.image_token_id
-    assert image.sum(-1).tolist() == [3, 3]
-    assert (image & inputs["attention_mask"].bool()).sum(-1).tolist() == [2, 3]
+    assert image.sum(-1).tolist() == [6, 6]
+    assert (image & inputs["attention_mask"].bool()).sum(-1).tolist() == [4, 6]
 
 
 @pytest.mark.parametrize("kind", ["llava_next", "llava_onevision"])

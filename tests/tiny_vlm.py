@@ -10,7 +10,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-WORDS = "what is the red apple on left where a photo of user assistant".split()
+WORDS = ["what", "where", "is", "the", "red", "apple", "on", "left", "a", "photo", "of"]
+WORDS += ["user", "assistant"]
 SPECIAL = {
     "image_token": "<image>",
     "video_token": "<video>",
