@@ -20,6 +20,7 @@ from litelvlm.errors import InputError, unknown
 COMMANDS = (
     "demo",
     "ground",
+    "prune",
     "bench",
     "info",
     "convert",
