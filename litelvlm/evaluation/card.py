@@ -22,7 +22,8 @@ from litelvlm.errors import InputError
 from litelvlm.metrics import mean_iou, overlap, reversal_auc, token_recall, total_iou
 
 if TYPE_CHECKING:
-    from litelvlm.pipeline import EncodedImage, Pipeline
+    from litelvlm.pipeline import Pipeline
+    from litelvlm.scene import EncodedImage
 
 BUDGETS = (192, 128, 64)
 RULES = ("litelvlm", "most-similar", "random", "grid")

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litelvlm.data.scenes import VAL, Scene, make_scene, names
+from litelvlm.geometry import MaskFrame
 from litelvlm.metrics import reversal_auc, token_recall
 from litelvlm.models.prompt import plain
-from litelvlm.models.segmenter import MaskFrame
 from litelvlm.pruning import text_similarity
 from litelvlm.train import clip as clip_stage
 from litelvlm.train import masks as mask_stage
