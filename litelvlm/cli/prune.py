@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare", action="store_true", help="also ask without pruning, and print both"
     )
-    parser.add_argument("--paired", action="store_true", help="measure the plug-in itself, no answer")
+    parser.add_argument(
+        "--paired", action="store_true", help="measure the plug-in itself, no answer"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="timed turns (3)")
     parser.add_argument("--models", action="store_true", help="print the table of models and stop")
     parser.add_argument("--json", action="store_true", help="print one JSON document")

@@ -94,6 +94,7 @@ def load(
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     place, kind = check_device(device), check_dtype(dtype)
+    model: Any
     try:
         model = AutoModelForImageTextToText.from_pretrained(
             name, dtype=kind or "auto", revision=revision
@@ -170,17 +171,15 @@ def measure(
             times[index].append((middle - start, time.perf_counter() - middle))
     runs = []
     for inputs, taken, (flops, peak) in zip(made, times, counted, strict=True):
-        prepare, prefill = (statistics.median(part) * 1e3 for part in zip(*taken, strict=True))
+        ready, prefill = (statistics.median(part) * 1e3 for part in zip(*taken, strict=True))
         text = answer(pruner, inputs, max_new_tokens) if max_new_tokens else None
         tokens = sum(record.tokens_kept for record in inputs.record)
         length = inputs["input_ids"].shape[1]
-        runs.append(Run(tokens, length, prepare, prefill, flops, peak, text))
+        runs.append(Run(tokens, length, ready, prefill, flops, peak, text))
     return runs
 
 
-def paired(
-    pruner: Pruner, image: Any, prompt: str, budget: Any, *, repeats: int = 7
-) -> Paired:
+def paired(pruner: Pruner, image: Any, prompt: str, budget: Any, *, repeats: int = 7) -> Paired:
     """The plug-in against the untouched model, and a budget against all tokens.
 
     All four take turns in one process after a warm-up, so that a busy machine slows all alike.

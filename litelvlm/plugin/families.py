@@ -82,7 +82,7 @@ class Shown:
     newline: Tensor | None = None
 
 
-Layout = list[tuple[Piece, ...]]  # the pieces of each picture
+Layout = Sequence[tuple[Piece, ...]]  # the pieces of each picture
 
 
 def _square(count: int) -> tuple[int, int]:
@@ -131,8 +131,10 @@ def _anyres(shown: Shown) -> Layout:
     vision = shown.config.vision_config
     side = vision.image_size // vision.patch_size
     base = side * side
-    ends = (shown.features == shown.newline).all(-1)  # exact: the newline is copied in
-    layout, start = [], 0
+    assert shown.newline is not None
+    ends = torch.eq(shown.features, shown.newline).all(-1)  # exact: the newline is copied in
+    layout: list[tuple[Piece, ...]] = []
+    start = 0
     for length in shown.entries:
         rest = ends[start + base : start + length]
         rows = int(rest.sum())
@@ -157,7 +159,7 @@ def _merged_grid(shown: Shown) -> Layout:
 def _internvl(shown: Shown) -> Layout:
     """InternVL: tiles on a lattice near the picture's shape, then a thumbnail of all of it."""
     grid = _square(shown.entries[0])
-    layout = []
+    layout: list[tuple[Piece, ...]] = []
     for run, (height, width) in zip(shown.runs, shown.sizes, strict=True):
         tiles = run // shown.entries[0] - 1
         if not tiles:

@@ -403,8 +403,8 @@ class Pruner:
             return _Kept(everything, None, None)
         if share == piece.patches:
             numbers = np.arange(piece.patches)
-            reason = np.full(piece.patches, Reason.RULE, np.uint8)
-            return _Kept(everything, None, PieceRecord(piece.grid, piece.box, numbers, reason))
+            why = np.full(piece.patches, Reason.RULE, np.uint8)
+            return _Kept(everything, None, PieceRecord(piece.grid, piece.box, numbers, why))
         if not share:
             empty = np.zeros(0, np.int64)
             nothing = PieceRecord(piece.grid, piece.box, empty, empty.astype(np.uint8))
@@ -454,13 +454,14 @@ class Pruner:
         attention = encoded["attention_mask"]
         pad = self.processor.tokenizer.pad_token_id or 0
         length = max(len(chosen) for chosen in columns)
-        if counts is not None:
-            words = [len(chosen) - n for chosen, n in zip(columns, counts, strict=True)]
-            length = max(words) + max(counts)
+        even = counts or ()
+        if even:
+            words = [len(chosen) - n for chosen, n in zip(columns, even, strict=True)]
+            length = max(words) + max(even)
         cut = functools.partial(take, columns=columns, length=length, left=self.left)
         tensors = {"input_ids": cut(encoded["input_ids"], pad), "attention_mask": cut(attention, 0)}
-        for row, count in enumerate(counts or ()):
-            tensors["input_ids"][row, : max(counts) - count] = self.model.config.image_token_id
+        for row, count in enumerate(even):
+            tensors["input_ids"][row, : max(even) - count] = self.model.config.image_token_id
         if "token_type_ids" in encoded:
             tensors["token_type_ids"] = cut(encoded["token_type_ids"], 0)
         if self.family.axes == 0:
@@ -510,7 +511,7 @@ def check_model(model: Any) -> Family:
     """The family of a model that is ready to be pruned, or one sentence saying why it is not."""
     import transformers
 
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     kind = type(model).__name__
     if not hasattr(config, "model_type") or not hasattr(model, "generate"):
         raise InputError(
@@ -555,7 +556,7 @@ def _check_options(options: dict[str, Any]) -> SelectionOptions:
     known = ("split", "order", "context", "seed")
     if extra := set(options) - set(known):
         raise InputError(f"unknown option {min(extra)!r}; known: {', '.join(known)}")
-    checked = {
+    checked: dict[str, Any] = {
         name: check_seed(value) if name == "seed" else check_choice(name, value)
         for name, value in options.items()
     }

@@ -163,8 +163,8 @@ class OwnClip(TokensOnly):
     @staticmethod
     def fits(model: Any) -> bool:
         """Whether a model's tokens are those of a CLIP's last block but one."""
-        config = model.config
-        vision = getattr(config, "vision_config", None)
+        config: Any = model.config
+        vision: Any = getattr(config, "vision_config", None)
         return (
             config.model_type == "llava"
             and vision.model_type == "clip_vision_model"
