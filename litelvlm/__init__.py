@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from litelvlm.errors import InputError
     from litelvlm.loading import load
     from litelvlm.pipeline import Pipeline
-    from litelvlm.pruning import select_tokens
+    from litelvlm.plugin import Pruner
+    from litelvlm.pruning import (
+        context_saliency,
+        gather_tokens,
+        select_tokens,
+        text_similarity,
+    )
     from litelvlm.result import GroundingResult
     from litelvlm.viz import show
 
@@ -30,7 +36,11 @@ _HOMES = {
     "Pipeline": "litelvlm.pipeline",
     "GroundingResult": "litelvlm.result",
     "InputError": "litelvlm.errors",
+    "Pruner": "litelvlm.plugin",
+    "context_saliency": "litelvlm.pruning",
+    "gather_tokens": "litelvlm.pruning",
     "select_tokens": "litelvlm.pruning",
+    "text_similarity": "litelvlm.pruning",
     "show": "litelvlm.viz",
 }
 
@@ -38,10 +48,14 @@ __all__ = [
     "GroundingResult",
     "InputError",
     "Pipeline",
+    "Pruner",
     "__version__",
+    "context_saliency",
+    "gather_tokens",
     "load",
     "select_tokens",
     "show",
+    "text_similarity",
 ]
 
 

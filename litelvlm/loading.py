@@ -74,7 +74,8 @@ def load(
     """
     if not isinstance(model, (str, Path)):
         raise InputError(
-            f"load takes a model's name, folder or hub id, got a {type(model).__name__}"
+            f"load takes a model's name, folder or hub id, got a {type(model).__name__}; "
+            "a loaded Hugging Face model goes to litelvlm.Pruner"
         )
     place = check_device(device)
     chosen = check_dtype(dtype)

@@ -1,0 +1,23 @@
+"""Token pruning inside any Hugging Face vision-language model, through the model's own arguments.
+
+    families.py   which models, and how the image tokens of each lie over the picture
+    scores.py     what a selection rule may know: the model's own CLIP, a guide, or the tokens alone
+    prompt.py     prompts without the tokens that were dropped: columns, positions, padding
+    pruner.py     `Pruner.prepare`: pictures and text in, arguments of `model.generate` out
+
+Nothing of the model is changed, so there is nothing to undo.
+"""
+
+from litelvlm.plugin.families import FAMILIES, Family, Piece, table
+from litelvlm.plugin.pruner import PictureRecord, PieceRecord, PrunedInputs, Pruner
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "PictureRecord",
+    "Piece",
+    "PieceRecord",
+    "PrunedInputs",
+    "Pruner",
+    "table",
+]

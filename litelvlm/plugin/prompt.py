@@ -1,0 +1,86 @@
+"""Prompts without the image tokens that were dropped: which columns stay, and their positions.
+
+Pure tensor functions. B prompts of L columns; every entering token names the column of the full
+prompt whose place it takes, so ids, token types and positions are all taken from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def runs_of(mask: Tensor) -> list[int]:
+    """(B, L) bool -> lengths of the unbroken runs of True, row by row."""
+    edges = torch.nn.functional.pad(mask.int(), (1, 1)).diff(dim=1)
+    starts, stops = (edges == 1).nonzero()[:, 1], (edges == -1).nonzero()[:, 1]
+    return (stops - starts).tolist()
+
+
+def columns_of(
+    mask: Tensor, attention: Tensor, pieces: Sequence[tuple[int, Tensor]]
+) -> list[Tensor]:
+    """The columns that stay in each prompt, in the order in which their tokens enter.
+
+    Args:
+        mask: (B, L) bool, image placeholders.
+        attention: (B, L), 0 on padding.
+        pieces: for each piece of the pictures, in the order of the placeholders: how many it has
+            and (k,) offsets of those that stay, in the order in which they enter.
+
+    Returns:
+        One (L',) int64 tensor a prompt; padding is left out.
+    """
+    rows, places = mask.nonzero(as_tuple=True)  # the placeholders, prompt by prompt
+    full = torch.arange(mask.shape[1], device=mask.device)
+    parts: list[list[Tensor]] = [[] for _ in mask]
+    cursor = [0] * len(mask)
+    start = 0
+    for count, offsets in pieces:
+        row, first, last = (int(t) for t in (rows[start], places[start], places[start + count - 1]))
+        if last - first != count - 1 or int(rows[start + count - 1]) != row:
+            raise RuntimeError(f"{count} image tokens of one piece are not in one run")
+        parts[row] += [full[cursor[row] : first], first + offsets.to(mask.device)]
+        cursor[row] = last + 1
+        start += count
+    kept = []
+    for row, segments in enumerate(parts):
+        columns = torch.cat([*segments, full[cursor[row] :]])
+        kept.append(columns[attention[row, columns].bool()])
+    return kept
+
+
+def take(
+    values: Tensor, fill: int, *, columns: Sequence[Tensor], length: int, left: bool
+) -> Tensor:
+    """(…, B, L) values a column -> (…, B, `length`) of those that stay, padded with `fill`."""
+    taken = values.new_full((*values.shape[:-1], length), fill)
+    for row, chosen in enumerate(columns):
+        place = slice(length - len(chosen), None) if left else slice(0, len(chosen))
+        taken[..., row, place] = values[..., row, chosen]
+    return taken
+
+
+def compact_positions(positions: Tensor, image: Tensor) -> Tensor:
+    """M-RoPE positions of kept tokens without gaps: (3, n), (n,) -> (3, n).
+
+    On each axis the values that a picture still uses are numbered consecutively, so neighbours
+    stay in order, and what follows the picture begins after its largest number. `image` is -1 on
+    text and numbers the picture elsewhere.
+    """
+    parts, base = [], 0
+    borders = (image.diff() != 0).nonzero()[:, 0] + 1
+    for group, number in zip(
+        positions.tensor_split(borders.cpu(), dim=1),
+        image.tensor_split(borders.cpu()),
+        strict=True,
+    ):
+        if number[0] < 0:
+            ranks = torch.arange(group.shape[1], device=group.device).expand(3, -1)
+        else:
+            ranks = torch.stack([axis.unique(return_inverse=True)[1] for axis in group])
+        parts.append(base + ranks)
+        base = int(parts[-1].max()) + 1
+    return torch.cat(parts, dim=1)
