@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from litelvlm.cli import scenes as scenes_command
-from litelvlm.data import scenes
-from litelvlm.data.backgrounds import PHOTOS
-from litelvlm.data.scenes import EASY, TEST, TRAIN, VAL, Scene, SceneRecipe, make_scene
-from litelvlm.data.sprites import (
+from litelvlm.nano import scenes
+from litelvlm.nano.backgrounds import PHOTOS
+from litelvlm.nano.scenes import EASY, TEST, TRAIN, VAL, Scene, SceneRecipe, make_scene
+from litelvlm.nano.sprites import (
     COLOURS,
     any_paint,
     kinds,
@@ -23,7 +23,7 @@ from litelvlm.data.sprites import (
     repainted,
     sprite,
 )
-from litelvlm.data.wording import nouns
+from litelvlm.nano.wording import nouns
 from litelvlm.errors import InputError
 from litelvlm.resources import asset
 

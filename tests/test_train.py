@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from litelvlm.data.scenes import Expression, Scene, SceneObject, make_scene, names
+from litelvlm.nano.scenes import Expression, Scene, SceneObject, make_scene, names
 from litelvlm.errors import InputError
-from litelvlm.train import clip as clip_stage
-from litelvlm.train import masks as mask_stage
-from litelvlm.train import probe, targets
-from litelvlm.train.builders import build_dual_encoder, build_segmenter
-from litelvlm.train.common import attention, optimisers, schedule, stream
-from litelvlm.train.language import (
+from litelvlm.nano.train import clip as clip_stage
+from litelvlm.nano.train import masks as mask_stage
+from litelvlm.nano.train import probe, targets
+from litelvlm.nano.train.builders import build_dual_encoder, build_segmenter
+from litelvlm.nano.train.common import attention, optimisers, schedule, stream
+from litelvlm.nano.train.language import (
     Grounder,
     LanguageBatches,
     _spread,
@@ -31,10 +31,10 @@ from litelvlm.train.language import (
     packed,
     to_corners,
 )
-from litelvlm.train.recipe import recipe
-from litelvlm.train.run import ensure_tokenizer, read_curves, train
-from litelvlm.train.start import start_from_head, start_from_prompt
-from litelvlm.train.tokens import PromptTokens
+from litelvlm.nano.train.recipe import recipe
+from litelvlm.nano.train.run import ensure_tokenizer, read_curves, train
+from litelvlm.nano.train.start import start_from_head, start_from_prompt
+from litelvlm.nano.train.tokens import PromptTokens
 
 torch.set_num_threads(1)
 TINY = recipe("tiny")
@@ -319,7 +319,7 @@ def test_two_processes_train_as_one_with_both_batches(tmp_path):
     script.write_text(
         "import sys, torch\n"
         "from torch import nn\n"
-        "from litelvlm.train.common import Run, processes\n"
+        "from litelvlm.nano.train.common import Run, processes\n"
         "from pathlib import Path\n"
         "torch.manual_seed(0)\n"
         "layer = nn.Linear(3, 1)\n"
@@ -397,7 +397,7 @@ def test_probes_report_shares(trained):
 
 def test_an_exported_model_loads_with_the_trained_weights(trained, tmp_path):
     import litelvlm
-    from litelvlm.train.export import collect, export
+    from litelvlm.nano.train.export import collect, export
 
     target = export(TINY, trained, tmp_path / "model")
     pipe = litelvlm.load(str(target), device="cpu")
@@ -413,7 +413,7 @@ def test_an_exported_model_loads_with_the_trained_weights(trained, tmp_path):
 def test_the_engine_gives_the_state_that_training_saw(trained, tmp_path):
     """The same prompt token from the training path and from the exported model."""
     import litelvlm
-    from litelvlm.train.export import export
+    from litelvlm.nano.train.export import export
 
     pipe = litelvlm.load(str(export(TINY, trained, tmp_path / "model")), device="cpu")
     tokens = PromptTokens(trained / "tokenizer.json")

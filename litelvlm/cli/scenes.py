@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from litelvlm.errors import InputError
 
 if TYPE_CHECKING:
-    from litelvlm.data.scenes import Expression, Scene
+    from litelvlm.nano.scenes import Expression, Scene
 
 HELP = "render procedural referring scenes or the held-out benchmark to a folder"
 
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     import cv2
     from tqdm import tqdm
 
-    from litelvlm.data.scenes import benchmark_hash
+    from litelvlm.nano.scenes import benchmark_hash
 
     if args.count < 1:
         raise InputError(f"--count {args.count}; expected at least 1")
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _scenes(args: argparse.Namespace) -> Iterator[tuple[Scene, tuple[Expression, ...]]]:
     """The scenes to write, each with the phrases to write about it."""
-    from litelvlm.data.scenes import SceneRecipe, benchmark, make_scene
+    from litelvlm.nano.scenes import SceneRecipe, benchmark, make_scene
 
     if args.benchmark:
         for scene, phrase in benchmark(args.split):

@@ -48,10 +48,10 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
-    from litelvlm.train.common import processes, rank_and_world
-    from litelvlm.train.export import export
-    from litelvlm.train.recipe import recipe
-    from litelvlm.train.run import STAGES, draw_curves, train
+    from litelvlm.nano.train.common import processes, rank_and_world
+    from litelvlm.nano.train.export import export
+    from litelvlm.nano.train.recipe import recipe
+    from litelvlm.nano.train.run import STAGES, draw_curves, train
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.threads < 0 or args.seed < 0 or args.probes < 0:

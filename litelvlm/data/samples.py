@@ -18,7 +18,7 @@ import numpy as np
 from litelvlm.errors import InputError
 
 if TYPE_CHECKING:
-    from litelvlm.data.scenes import Scene
+    from litelvlm.nano.scenes import Scene
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class SampleList:
 
 @dataclass
 class SceneSource:
-    """The procedural benchmark (`litelvlm.data.scenes.benchmark`).
+    """The procedural benchmark (`litelvlm.nano.scenes.benchmark`).
 
     Attributes:
         split: "val" or "test"; "val-a" and "val-b" are the even and odd scenes of "val".
@@ -112,7 +112,7 @@ class SceneSource:
 
     def samples(self, share: tuple[int, int] = (0, 1)) -> Iterator[Sample]:
         """See `Source`. Every process walks the benchmark; only its own scenes are kept."""
-        from litelvlm.data.scenes import benchmark
+        from litelvlm.nano.scenes import benchmark
 
         index, count = check_share(share)
         split, _, half = self.split.partition("-")
@@ -139,7 +139,7 @@ def training_scenes(count: int, first: int = 1_000_000) -> SampleList:
     For choosing rules and settings without touching the benchmark. Scenes are drawn when asked
     for, a few are remembered.
     """
-    from litelvlm.data.scenes import make_scene
+    from litelvlm.nano.scenes import make_scene
 
     scene = lru_cache(maxsize=4)(make_scene)
     given = []

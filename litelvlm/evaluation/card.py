@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from litelvlm.data.scenes import benchmark
+from litelvlm.nano.scenes import benchmark
 from litelvlm.errors import InputError
 from litelvlm.metrics import mean_iou, overlap, reversal_auc, token_recall, total_iou
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from litelvlm.data.rules import SceneObject
-from litelvlm.data.sprites import Paint, Variant, any_paint, kinds, repainted, sprite
-from litelvlm.data.wording import pick
+from litelvlm.nano.rules import SceneObject
+from litelvlm.nano.sprites import Paint, Variant, any_paint, kinds, repainted, sprite
+from litelvlm.nano.wording import pick
 
 if TYPE_CHECKING:
-    from litelvlm.data.scenes import SceneRecipe
+    from litelvlm.nano.scenes import SceneRecipe
 
 LEAST_VISIBLE = 0.45
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from litelvlm.errors import unknown
-from litelvlm.train import probe
-from litelvlm.train.clip import train_clip
-from litelvlm.train.language import train_language
-from litelvlm.train.masks import train_masks
-from litelvlm.train.recipe import Recipe
-from litelvlm.train.tokens import corpus, train_tokenizer
+from litelvlm.nano.train import probe
+from litelvlm.nano.train.clip import train_clip
+from litelvlm.nano.train.language import train_language
+from litelvlm.nano.train.masks import train_masks
+from litelvlm.nano.train.recipe import Recipe
+from litelvlm.nano.train.tokens import corpus, train_tokenizer
 
 log = logging.getLogger(__name__)
 STAGES = ("clip", "masks", "language")

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from litelvlm.data.sprites import COLOURS
+from litelvlm.nano.sprites import COLOURS
 
 if TYPE_CHECKING:
-    from litelvlm.train.clip import DenseHead
-    from litelvlm.train.language import Grounder
-    from litelvlm.train.masks import PromptToken
+    from litelvlm.nano.train.clip import DenseHead
+    from litelvlm.nano.train.language import Grounder
+    from litelvlm.nano.train.masks import PromptToken
 
 WORD = 0.1  # deviation of a word vector's entries
 

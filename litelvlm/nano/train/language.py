@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litelvlm.data.sprites import COLOURS
+from litelvlm.nano.sprites import COLOURS
 from litelvlm.models.language import build_projector, build_seg_head
-from litelvlm.train import clip as clip_stage
-from litelvlm.train import masks as mask_stage
-from litelvlm.train.builders import build_language
-from litelvlm.train.common import (
+from litelvlm.nano.train import clip as clip_stage
+from litelvlm.nano.train import masks as mask_stage
+from litelvlm.nano.train.builders import build_language
+from litelvlm.nano.train.common import (
     Run,
     autocast,
     optimisers,
@@ -35,8 +35,8 @@ from litelvlm.train.common import (
     seed_everything,
     to_device,
 )
-from litelvlm.train.start import start_from_head, start_from_prompt
-from litelvlm.train.targets import (
+from litelvlm.nano.train.start import start_from_head, start_from_prompt
+from litelvlm.nano.train.targets import (
     chw,
     low_mask,
     normalise,
@@ -46,11 +46,11 @@ from litelvlm.train.targets import (
     sam_pixels,
     squared,
 )
-from litelvlm.train.tokens import PromptTokens
+from litelvlm.nano.train.tokens import PromptTokens
 
 if TYPE_CHECKING:
-    from litelvlm.data.scenes import SceneRecipe
-    from litelvlm.train.recipe import LanguagePlan, Recipe
+    from litelvlm.nano.scenes import SceneRecipe
+    from litelvlm.nano.train.recipe import LanguagePlan, Recipe
 
 HIDE = -1e4
 PER_TURN = (
@@ -186,7 +186,7 @@ class LanguageBatches:
         a relation's landmark; masks (B, E, S' / 4, S' / 4) uint8;
         sam_window (B, 2); real (B, E) bool, false for repeats that fill the batch.
         """
-        from litelvlm.data.scenes import make_scene, names
+        from litelvlm.nano.scenes import make_scene, names
 
         prompt = PromptTokens(self.tokenizer)
         table = {n: i for i, n in enumerate(names())}
@@ -325,7 +325,7 @@ class Frozen:
 
 def load_frozen(recipe: Recipe, folder: Path, device: str) -> Frozen:
     """The dual encoder and SAM part from the checkpoints of the first two stages."""
-    from litelvlm.train.builders import build_dual_encoder, build_segmenter
+    from litelvlm.nano.train.builders import build_dual_encoder, build_segmenter
 
     clip = build_dual_encoder(recipe.dual_encoder)
     state = torch.load(folder / "clip.pt", map_location="cpu", weights_only=False)
@@ -568,7 +568,7 @@ def train_language(
 ) -> Grounder:
     """Train the grounding part; the checkpoint ``language.pt`` holds ``grounder``
     and the tuned ``decoder``."""
-    from litelvlm.data.scenes import names
+    from litelvlm.nano.scenes import names
 
     seed_everything(recipe.seed)
     plan = recipe.language_plan

@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litelvlm.data.scenes import VAL, Scene, make_scene, names
+from litelvlm.nano.scenes import VAL, Scene, make_scene, names
 from litelvlm.metrics import reversal_auc, token_recall
 from litelvlm.models.prompt import plain
 from litelvlm.models.segmenter import MaskFrame
 from litelvlm.pruning import text_similarity
-from litelvlm.train import clip as clip_stage
-from litelvlm.train import masks as mask_stage
-from litelvlm.train.common import autocast
-from litelvlm.train.targets import (
+from litelvlm.nano.train import clip as clip_stage
+from litelvlm.nano.train import masks as mask_stage
+from litelvlm.nano.train.common import autocast
+from litelvlm.nano.train.targets import (
     chw,
     normalise,
     patch_targets,
@@ -34,7 +34,7 @@ from litelvlm.train.targets import (
 )
 
 if TYPE_CHECKING:
-    from litelvlm.train.language import Frozen, Grounder
+    from litelvlm.nano.train.language import Frozen, Grounder
 
 # Away from the seeds of the benchmark, which starts at 0.
 SEED = 50_000

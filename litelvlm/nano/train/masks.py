@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litelvlm.train.builders import build_segmenter
-from litelvlm.train.common import Run, autocast, optimisers, rank_and_world, seed_everything
-from litelvlm.train.targets import low_mask, sam_boxes, sam_frame, sam_pixels
+from litelvlm.nano.train.builders import build_segmenter
+from litelvlm.nano.train.common import Run, autocast, optimisers, rank_and_world, seed_everything
+from litelvlm.nano.train.targets import low_mask, sam_boxes, sam_frame, sam_pixels
 
 if TYPE_CHECKING:
-    from litelvlm.data.scenes import Scene, SceneRecipe
-    from litelvlm.train.recipe import Recipe
+    from litelvlm.nano.scenes import Scene, SceneRecipe
+    from litelvlm.nano.train.recipe import Recipe
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -162,7 +162,7 @@ class MaskBatches:
         frames (B, S, S, 3) int16, boxes (B, P, 4) float32 in units of the model's side,
         masks (B, P, S / 4, S / 4) uint8, window (B, 2) int64 first patch of the picture.
         """
-        from litelvlm.data.scenes import make_scene
+        from litelvlm.nano.scenes import make_scene
 
         rng = np.random.default_rng((self.seed, number))
         frames, boxes, masks, windows = [], [], [], []

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from litelvlm.data.sprites import COLOURS
+from litelvlm.nano.sprites import COLOURS
 from litelvlm.geometry import clip_square, sam_corner, sam_hw
 
 if TYPE_CHECKING:
-    from litelvlm.data.scenes import Scene
+    from litelvlm.nano.scenes import Scene
 
 IGNORE = -1
 

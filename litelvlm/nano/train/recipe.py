@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from litelvlm.data.scenes import SceneRecipe
+from litelvlm.nano.scenes import SceneRecipe
 from litelvlm.errors import unknown
 
 

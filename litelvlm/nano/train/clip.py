@@ -10,7 +10,7 @@ Two things are added to the usual recipe, both at training time only:
 
 The image embedding is the mean over patches. Background patches then end up carrying the
 picture's meaning, and the patches of the object that a phrase names are the LEAST similar to it:
-the reversal that low-similarity pruning builds on. ``litelvlm.train.probe`` measures it.
+the reversal that low-similarity pruning builds on. ``litelvlm.nano.train.probe`` measures it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litelvlm.data.sprites import COLOURS
+from litelvlm.nano.sprites import COLOURS
 from litelvlm.models.prompt import plain
-from litelvlm.train.builders import build_dual_encoder
-from litelvlm.train.common import (
+from litelvlm.nano.train.builders import build_dual_encoder
+from litelvlm.nano.train.common import (
     Run,
     attention,
     autocast,
@@ -36,11 +36,11 @@ from litelvlm.train.common import (
     rank_and_world,
     seed_everything,
 )
-from litelvlm.train.targets import IGNORE, chw, normalise, patch_targets, squared
+from litelvlm.nano.train.targets import IGNORE, chw, normalise, patch_targets, squared
 
 if TYPE_CHECKING:
-    from litelvlm.data.scenes import SceneRecipe
-    from litelvlm.train.recipe import Recipe
+    from litelvlm.nano.scenes import SceneRecipe
+    from litelvlm.nano.train.recipe import Recipe
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -143,7 +143,7 @@ class ClipBatches:
         """See ``train_clip`` for the shapes."""
         from open_clip import tokenize
 
-        from litelvlm.data.scenes import make_scene, names
+        from litelvlm.nano.scenes import make_scene, names
 
         table = {n: i for i, n in enumerate(names())}
         rng = np.random.default_rng((self.seed, number))
@@ -266,7 +266,7 @@ def train_clip(
     limit: int | None = None,
 ) -> nn.Module:
     """Train the dual encoder; the checkpoint ``clip.pt`` holds ``clip`` and ``head``."""
-    from litelvlm.data.scenes import names
+    from litelvlm.nano.scenes import names
 
     seed_everything(recipe.seed)
     plan = recipe.clip
