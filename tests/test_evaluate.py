@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 import litelvlm
-from litelvlm.methods import METHODS
 from litelvlm.cli import main
 from litelvlm.data.folder import Folder
 from litelvlm.data.samples import Sample, SampleList, SceneSource, training_scenes
@@ -26,6 +25,7 @@ from litelvlm.evaluation.plan import Plan, Variant, default_budgets, picture_see
 from litelvlm.evaluation.records import Item, Memory, Store, Unit, merge
 from litelvlm.evaluation.report import paper_table, score_table
 from litelvlm.evaluation.summary import summarise_costs
+from litelvlm.methods import METHODS
 
 HW = (60, 80)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from litelvlm.cli import scenes as scenes_command
+from litelvlm.errors import InputError
 from litelvlm.nano import scenes
 from litelvlm.nano.backgrounds import PHOTOS
 from litelvlm.nano.scenes import EASY, TEST, TRAIN, VAL, Scene, SceneRecipe, make_scene
@@ -24,7 +25,6 @@ from litelvlm.nano.sprites import (
     sprite,
 )
 from litelvlm.nano.wording import nouns
-from litelvlm.errors import InputError
 from litelvlm.resources import asset
 
 CLEAN = replace(TRAIN, typos=0.0)

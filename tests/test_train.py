@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from litelvlm.nano.scenes import Expression, Scene, SceneObject, make_scene, names
 from litelvlm.errors import InputError
+from litelvlm.nano.scenes import Expression, Scene, SceneObject, make_scene, names
 from litelvlm.nano.train import clip as clip_stage
 from litelvlm.nano.train import masks as mask_stage
 from litelvlm.nano.train import probe, targets

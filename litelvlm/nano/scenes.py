@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from litelvlm.errors import InputError, unknown
 from litelvlm.nano.backgrounds import background
 from litelvlm.nano.compose import choose, degrade, place
 from litelvlm.nano.expressions import write_expressions
 from litelvlm.nano.rules import Expression, SceneObject, View
 from litelvlm.nano.sprites import PLURAL_ONLY, kinds, plural
 from litelvlm.nano.wording import COUNTS, known_words, nouns
-from litelvlm.errors import InputError, unknown
 
 __all__ = [
     "EASY",

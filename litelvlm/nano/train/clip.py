@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litelvlm.nano.sprites import COLOURS
 from litelvlm.models.prompt import plain
+from litelvlm.nano.sprites import COLOURS
 from litelvlm.nano.train.builders import build_dual_encoder
 from litelvlm.nano.train.common import (
     Run,

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litelvlm.nano.sprites import COLOURS
 from litelvlm.models.language import build_projector, build_seg_head
+from litelvlm.nano.sprites import COLOURS
 from litelvlm.nano.train import clip as clip_stage
 from litelvlm.nano.train import masks as mask_stage
 from litelvlm.nano.train.builders import build_language

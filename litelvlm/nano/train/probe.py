@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litelvlm.nano.scenes import VAL, Scene, make_scene, names
 from litelvlm.metrics import reversal_auc, token_recall
 from litelvlm.models.prompt import plain
 from litelvlm.models.segmenter import MaskFrame
-from litelvlm.pruning import text_similarity
+from litelvlm.nano.scenes import VAL, Scene, make_scene, names
 from litelvlm.nano.train import clip as clip_stage
 from litelvlm.nano.train import masks as mask_stage
 from litelvlm.nano.train.common import autocast
@@ -32,6 +31,7 @@ from litelvlm.nano.train.targets import (
     sam_place,
     squared,
 )
+from litelvlm.pruning import text_similarity
 
 if TYPE_CHECKING:
     from litelvlm.nano.train.language import Frozen, Grounder

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from litelvlm.nano.scenes import SceneRecipe
 from litelvlm.errors import unknown
+from litelvlm.nano.scenes import SceneRecipe
 
 
 @dataclass(frozen=True)

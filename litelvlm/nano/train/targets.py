@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from litelvlm.nano.sprites import COLOURS
 from litelvlm.geometry import clip_square, sam_corner, sam_hw
+from litelvlm.nano.sprites import COLOURS
 
 if TYPE_CHECKING:
     from litelvlm.nano.scenes import Scene
