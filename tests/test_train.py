@@ -16,21 +16,16 @@ import pytest
 import torch
 
 from litelvlm.errors import InputError
-from litelvlm.nano.scenes import Expression, Scene, SceneObject, make_scene, names
+from litelvlm.nano.scenes import DrawnScene, Expression, SceneObject, make_scene, names
 from litelvlm.nano.train import clip as clip_stage
 from litelvlm.nano.train import masks as mask_stage
 from litelvlm.nano.train import probe, targets
 from litelvlm.nano.train.builders import build_dual_encoder, build_segmenter
 from litelvlm.nano.train.common import attention, optimisers, schedule, stream
-from litelvlm.nano.train.language import (
-    Grounder,
-    LanguageBatches,
-    _spread,
-    box_iou,
-    load_frozen,
-    packed,
-    to_corners,
-)
+from litelvlm.nano.train.frozen import load_frozen
+from litelvlm.nano.train.grounder import Grounder, box_iou, to_corners
+from litelvlm.nano.train.language_batches import LanguageBatches, spread
+from litelvlm.nano.train.packed import packed
 from litelvlm.nano.train.recipe import recipe
 from litelvlm.nano.train.run import ensure_tokenizer, read_curves, train
 from litelvlm.nano.train.start import start_from_head, start_from_prompt
@@ -63,7 +58,7 @@ def _scene():
     thing = SceneObject(names()[3], "x", "red", (42.0, 28.0, 70.0, 56.0), 1.0)
     image = np.zeros((168, 168, 3), np.uint8)
     words = (Expression("the red one", (0,), "colour"),)
-    return Scene(0, image, labels, (thing,), words, "a thing")
+    return DrawnScene(0, image, labels, (thing,), words, "a thing")
 
 
 # ---------------------------------------------------------------- fast paths equal the engine
@@ -136,7 +131,7 @@ def test_pictures_stand_in_the_square_where_the_engine_puts_them(image_hw):
 def test_phrases_of_a_rare_kind_are_not_crowded_out():
     kinds = ["position"] * 9 + ["ordinal", "name"]
     for seed in range(9):
-        order = _spread(np.random.default_rng(seed), kinds)
+        order = spread(np.random.default_rng(seed), kinds)
         assert sorted(order) == list(range(11))
         assert {kinds[i] for i in order[:3]} == {"position", "ordinal", "name"}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from litelvlm.errors import InputError
 
 if TYPE_CHECKING:
-    from litelvlm.nano.scenes import Expression, Scene
+    from litelvlm.nano.scenes import DrawnScene, Expression
 
 HELP = "render procedural referring scenes or the held-out benchmark to a folder"
 
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _scenes(args: argparse.Namespace) -> Iterator[tuple[Scene, tuple[Expression, ...]]]:
+def _scenes(args: argparse.Namespace) -> Iterator[tuple[DrawnScene, tuple[Expression, ...]]]:
     """The scenes to write, each with the phrases to write about it."""
     from litelvlm.nano.scenes import SceneRecipe, benchmark, make_scene
 
@@ -118,7 +118,7 @@ def _scenes(args: argparse.Namespace) -> Iterator[tuple[Scene, tuple[Expression,
 
 
 def _record(
-    scene: Scene, phrases: tuple[Expression, ...], image: str, labels: str
+    scene: DrawnScene, phrases: tuple[Expression, ...], image: str, labels: str
 ) -> dict[str, Any]:
     """One line of scenes.jsonl."""
     return {

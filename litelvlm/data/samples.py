@@ -18,7 +18,7 @@ import numpy as np
 from litelvlm.errors import InputError
 
 if TYPE_CHECKING:
-    from litelvlm.nano.scenes import Scene
+    from litelvlm.nano.scenes import DrawnScene
 
 
 @dataclass(frozen=True)
@@ -158,12 +158,12 @@ def training_scenes(count: int, first: int = 1_000_000) -> SampleList:
     return SampleList(f"scenes/train-{first}", given)
 
 
-def _image(scene: Callable[[int], Scene], seed: int) -> np.ndarray:
+def _image(scene: Callable[[int], DrawnScene], seed: int) -> np.ndarray:
     return scene(seed).image
 
 
 def _mask(
-    scene: Callable[[int], Scene], seed: int, targets: tuple[int, ...], _: tuple[int, int]
+    scene: Callable[[int], DrawnScene], seed: int, targets: tuple[int, ...], _: tuple[int, int]
 ) -> np.ndarray:
     return scene(seed).mask(targets)
 

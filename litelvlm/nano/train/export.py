@@ -1,4 +1,4 @@
-"""From training checkpoints to a model folder that ``litelvlm.load`` opens."""
+"""From training checkpoints to a model folder that `litelvlm.load` opens."""
 
 from __future__ import annotations
 

@@ -34,10 +34,10 @@ def train(
     probes: int = 40,
     limit: int | None = None,
 ) -> None:
-    """Run stages of a recipe; each reads the checkpoints of those before it from ``folder``.
+    """Run stages of a recipe; each reads the checkpoints of those before it from `folder`.
 
     probes: validation scenes per measurement; 0 for none.
-    limit: stop each stage after so many steps; a later call with ``resume`` goes on.
+    limit: stop each stage after so many steps; a later call with `resume` goes on.
 
     Raises:
         InputError: unknown stage.

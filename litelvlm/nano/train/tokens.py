@@ -35,7 +35,7 @@ PROMPT = PromptConfig(system="You ground phrases in pictures.")
 
 
 def train_tokenizer(corpus: Iterable[str], vocabulary: int, path: Path) -> None:
-    """Train a byte-level BPE on ``corpus`` and write it to ``path`` (tokenizer.json).
+    """Train a byte-level BPE on `corpus` and write it to `path` (tokenizer.json).
 
     Every byte is in the vocabulary, so no text is ever unknown.
     """
