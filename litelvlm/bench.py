@@ -26,9 +26,11 @@ import torch
 from torch import Tensor
 
 from litelvlm.errors import InputError
-from litelvlm.pipeline import EncodedImage, Pipeline, check_budget
+from litelvlm.pipeline import Pipeline
 from litelvlm.profiling import StageCost
+from litelvlm.question import check_budget
 from litelvlm.result import GroundingResults
+from litelvlm.scene import EncodedImage
 
 Note = Callable[[str], None]  # told what runs next, for progress
 LLM_STAGES = ("llm_prefill", "llm_decode")
@@ -146,7 +148,7 @@ def compare(
     Raises:
         InputError: as `Pipeline.ground`, or fewer than one repeat.
     """
-    budget = check_budget(budget, pipe.tokens_total)
+    budget = check_budget(budget, scene.count)
     runs = _in_turns(pipe, scene, phrases, [budget, None], repeats, count, note, options)
     (pruned, ours), (unpruned, theirs) = runs
     names = list(dict.fromkeys([*ours, *theirs]))
@@ -485,7 +487,7 @@ def _llm_peak(results: GroundingResults) -> int | None:
 
 def _time_sam(pipe: Pipeline, scene: EncodedImage, repeats: int, say: Note) -> SamTiming:
     """Both paths through SAM's encoder in turns, and both against float32."""
-    segmenter, device = pipe.segmenter, pipe.device
+    segmenter, device = pipe.family.segmenter, pipe.device
     encoder = segmenter.sam.vision_encoder
     pixels = segmenter.pixels(scene.image).to(device, segmenter.sam.dtype)
     paths: list[Callable[[], Tensor]] = [

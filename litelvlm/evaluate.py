@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +21,7 @@ import numpy as np
 
 from litelvlm.data.samples import Sample, SampleList, Source, by_picture
 from litelvlm.evaluation.plan import (
-    ANSWERS,
     DRAWN,
-    QUESTIONS,
     UNPRUNED,
     Plan,
     Variant,
@@ -36,8 +33,9 @@ from litelvlm.evaluation.summary import summarise
 from litelvlm.metrics import overlap, reversal_auc, token_recall
 
 if TYPE_CHECKING:
-    from litelvlm.pipeline import EncodedImage, Pipeline
+    from litelvlm.pipeline import Pipeline
     from litelvlm.result import GroundingResults
+    from litelvlm.scene import EncodedImage
 
 __all__ = ["evaluate", "run", "summarise"]
 
@@ -123,8 +121,7 @@ def _picture(
     """Encode one picture and run its units; whatever fails is recorded."""
     picture = samples[0].picture
     try:
-        view = {} if plan.view is None else {"view": plan.view}
-        scene = pipe.encode(samples[0].read_image(), profile=plan.profile, **view)
+        scene = pipe.encode(samples[0].read_image(), profile=plan.profile, view=plan.view)
         targets = {}
         for sample in samples:
             mask = sample.read_mask(scene.frame.image_hw)
@@ -153,15 +150,16 @@ def _unit(
     variant, budget, seed = unit
     picture = samples[0].picture
     own = picture_seed(seed, picture)
-    joint = plan.protocol == "released"
+    joint, wording = plan.protocol == "released", None
     if joint:
-        samples, pipe = _draw(pipe, samples, own)
+        samples, wording = _draw(pipe, samples, own)
     unpruned = variant.name == UNPRUNED
     options: dict[str, Any] = {
         "mode": plan.mode,
         "joint": joint,
         "seed": own,
         "profile": plan.profile,
+        "wording": wording,
         **dict(variant.options),
     }
     if not unpruned:
@@ -191,7 +189,7 @@ def _unit(
             )
     costs = results.costs
     layers = costs.layer_tokens
-    text = costs.llm_tokens - (pipe.tokens_total if layers else costs.tokens_kept)
+    text = costs.llm_tokens - (costs.tokens_total if layers else costs.tokens_kept)
     return Unit(
         source=source,
         picture=picture,
@@ -207,21 +205,15 @@ def _unit(
     )
 
 
-def _draw(pipe: Pipeline, samples: list[Sample], seed: int) -> tuple[list[Sample], Pipeline]:
+def _draw(pipe: Pipeline, samples: list[Sample], seed: int) -> tuple[list[Sample], tuple[str, str]]:
     """The released protocol: at most three expressions, one random question and answer."""
     rng = random.Random(seed)
     drawn = rng.sample(samples, min(DRAWN, len(samples)))
-    # A model with a closed vocabulary is asked only what it can read.
-    own = pipe.config.prompt
-    questions = [q for q in QUESTIONS if not pipe.unknown_words(q.format(phrase=""))]
-    answers = [a for a in ANSWERS if not pipe.unknown_words(a.replace("[SEG]", ""))]
-    prompt = replace(
-        own,
-        question=rng.choice(questions or [own.question]),
-        answer=rng.choice(answers or [own.answer]),
-    )
-    config = replace(pipe.config, prompt=prompt)
-    return drawn, type(pipe)(pipe.model, config, pipe.tokenizer, pipe.vocabulary)
+    # The model's own stands first. A closed vocabulary is asked only what it can read.
+    (question, *questions), (answer, *answers) = pipe.family.wordings
+    questions = [q for q in questions if not pipe.unknown_words(q.format(phrase=""))]
+    answers = [a for a in answers if not pipe.unknown_words(a.replace("[SEG]", ""))]
+    return drawn, (rng.choice(questions or [question]), rng.choice(answers or [answer]))
 
 
 def _add(stages: dict[str, Any], results: GroundingResults) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
 
 from litelvlm.errors import InputError
 
@@ -110,6 +112,32 @@ class PatchFrame:
         corners = _bilinear(total, ys, xs)
         area = corners[1:, 1:] - corners[:-1, 1:] - corners[1:, :-1] + corners[:-1, :-1]
         return np.clip(area / self.patch_size**2, 0.0, 1.0).reshape(-1)
+
+
+@dataclass(frozen=True)
+class MaskFrame:
+    """Sizes needed to bring a low-resolution mask back onto its picture.
+
+    Attributes:
+        size: side of SAM's square input in pixels.
+        resized_hw: size of the picture inside that square, the rest is padding.
+        image_hw: size of the picture itself.
+        corner: (left, top) of the picture inside the square.
+    """
+
+    size: int
+    resized_hw: tuple[int, int]
+    image_hw: tuple[int, int]
+    corner: tuple[int, int] = (0, 0)
+
+    def upscale(self, logits: Tensor) -> Tensor:
+        """(P, h, w) mask logits of the padded square -> (P, H, W) float32 on the picture."""
+        square = F.interpolate(
+            logits.float()[:, None], (self.size, self.size), mode="bilinear", align_corners=False
+        )
+        (left, top), (height, width) = self.corner, self.resized_hw
+        inside = square[..., top : top + height, left : left + width]
+        return F.interpolate(inside, self.image_hw, mode="bilinear", align_corners=False)[:, 0]
 
 
 def clip_square(image: np.ndarray, size: int, view: str = "crop") -> np.ndarray:

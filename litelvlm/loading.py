@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from litelvlm.errors import InputError, MemoryShortError, ModelError, unknown
-from litelvlm.models.bundle import GroundingModel
-from litelvlm.models.checkpoints import Progress, fill_random, load_into, open_model
-from litelvlm.models.language import load_tokenizer, wrap_tokenizer
+from litelvlm.families.table import FAMILIES, PRESETS, family
+from litelvlm.models.files import (
+    ModelSource,
+    Progress,
+    download,
+    is_hub_id,
+    read_all,
+    read_json,
+    shards,
+)
+from litelvlm.models.filling import fill_random, load_into, some_names
 from litelvlm.pipeline import Pipeline
-from litelvlm.presets import PRESETS, stand_in_tokenizer, tiny_tokenizer
+from litelvlm.resources import asset
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LARGE = 10**9  # parameters; above it half precision is the default
 _BAR_FROM = 2**30  # bytes; below it a load takes no time worth a progress bar
+SHARD_BYTES = 2 * 1024**3  # of a converted model's files
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "vocabulary.json",
+)
 
 
 def load(
@@ -35,7 +56,7 @@ def load(
     Args:
         model: name of a preset ("nano", "glamm-refseg", "tiny-random"), path of a model folder,
             or "owner/name" of a repository on the Hugging Face hub. Folders and repositories may
-            hold this project's layout or GLaMM's original one.
+            hold this project's layout or the original one of a family it knows.
         device: "cpu", "cuda", "cuda:1", ...; None takes a GPU if there is one.
         dtype: "float32", "bfloat16" or "float16"; None takes float32 for small models and
             bfloat16 above a billion parameters.
@@ -48,9 +69,13 @@ def load(
 
     Raises:
         ModelError: unknown model; files missing, corrupt, or not fitting the architecture.
-        InputError: unknown device or dtype.
+        InputError: unknown device or dtype, or something that is no name and no path.
         MemoryShortError: the device is too small for the weights.
     """
+    if not isinstance(model, (str, Path)):
+        raise InputError(
+            f"load takes a model's name, folder or hub id, got a {type(model).__name__}"
+        )
     place = check_device(device)
     chosen = check_dtype(dtype)
     try:
@@ -94,13 +119,15 @@ def _load(
     revision: str | None,
 ) -> Pipeline:
     preset = PRESETS.get(name)
-    if preset and preset.config and (random_weights or preset.random_only):
-        config, source = preset.config, None
+    drawn = preset is not None and not preset.folder and (random_weights or preset.random_only)
+    if drawn and preset is not None:
+        kind, source = family(preset.family), None
+        config = kind.random_config(name)
     else:
-        source = open_model(name, revision=revision)
+        kind, source = _open(name, revision)
         config = source.config
     with torch.device("meta"):
-        model = GroundingModel(config)
+        model = kind.build(config)
     if dtype is None:
         large = sum(parameter.numel() for parameter in model.parameters()) > _LARGE
         dtype = torch.bfloat16 if large else torch.float32
@@ -110,25 +137,132 @@ def _load(
         with _progress(f"loading {config.name}", source.bytes) as progress:
             load_into(model, source, dtype, device, progress=progress)
     model.requires_grad_(False).eval()
-    if source is not None:
-        tokenizer = load_tokenizer(source.folder)
-        given, expected = tokenizer.convert_tokens_to_ids("[SEG]"), config.tokens["seg"]
-        if given != expected:
-            raise ModelError(f"{source.folder}: [SEG] is {given} in the tokenizer, not {expected}")
-        return Pipeline(model, config, tokenizer, _vocabulary(source.folder))
-    drawn = tiny_tokenizer() if preset and preset.random_only else stand_in_tokenizer()
-    return Pipeline(model, config, wrap_tokenizer(drawn))
+    return Pipeline(kind.wrap(model, config, source.folder if source else None))
 
 
-def _vocabulary(folder: Path) -> frozenset[str] | None:
-    """Words of a model with a closed vocabulary, from vocabulary.json; None without one."""
-    path = folder / "vocabulary.json"
-    if not path.is_file():
-        return None
+def open_model(name: str | Path, *, revision: str | None = None) -> ModelSource:
+    """Open a preset, a folder or a hub repository.
+
+    Args:
+        name: a preset with weights ("nano", "glamm-refseg"), a folder in our layout or in a
+            family's original one, or a hub id such as "MBZUAI/GLaMM-RefSeg".
+        revision: commit, tag or branch on the hub; None takes the newest, or offline
+            (HF_HUB_OFFLINE=1) what the cache has.
+
+    Raises:
+        ModelError: unknown name, files missing or corrupt, nothing to download from.
+    """
+    return _open(name, revision)[1]
+
+
+def open_folder(folder: Path, *, tower: str | Path | None = None) -> ModelSource:
+    """Open a model folder on disk.
+
+    Args:
+        folder: holds config.json, the weights and the tokenizer.
+        tower: folder or hub id of the image-text tower for layouts whose files lack it; None takes
+            the one that config.json names.
+
+    Raises:
+        ModelError: naming the file and the fault.
+    """
+    return _open_folder(folder, tower)[1]
+
+
+def _open(name: str | Path, revision: str | None) -> tuple[Any, ModelSource]:
+    """The family's module and the opened source."""
+    preset = PRESETS.get(str(name))
+    if preset is not None:
+        if preset.random_only:
+            raise ModelError(f"{name} has no weights; load it with random_weights=True")
+        if preset.hub:
+            kind, source = _open_folder(download(preset.hub, revision), preset.tower)
+            return kind, replace(source, config=replace(source.config, name=str(name)))
+        folder = asset(str(preset.folder))
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"the weights of {name!r} are not there: no {folder / 'config.json'}")
+        return _open_folder(folder, None)
+    if Path(name).is_dir():
+        return _open_folder(Path(name), None)
+    if isinstance(name, str) and is_hub_id(name):
+        return _open_folder(download(name, revision), None)
+    raise unknown("model", name, [*PRESETS, "a folder", "a hub id"])
+
+
+def _open_folder(folder: Path, tower: str | Path | None) -> tuple[Any, ModelSource]:
+    raw = read_json(folder / "config.json")
+    for name in FAMILIES:
+        kind = family(name)
+        if kind.recognises(raw):
+            return kind, kind.open_folder(folder, raw, tower)
+    given = raw.get("model_type") or raw.get("format")
+    raise ModelError(
+        f"{folder / 'config.json'}: {given!r} is the layout of no family known here "
+        f"({', '.join(FAMILIES)})"
+    )
+
+
+def convert(
+    name: str | Path,
+    target: Path,
+    *,
+    revision: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> Path:
+    """Rewrite a model as safetensors in our layout: config.json, weights, tokenizer files.
+
+    Stored dtypes are kept. Memory: about twice an output shard. The folder appears only when it is
+    complete.
+
+    Args:
+        name: as for `open_model`.
+        target: a folder that does not exist yet or is empty.
+        revision: as for `open_model`.
+        shard_bytes: largest size of one output file, bytes; a single larger tensor gets its own.
+        progress: called with (bytes written, bytes in all).
+
+    Raises:
+        ModelError: the source cannot be read, or `target` is in use.
+    """
+    source = open_model(name, revision=revision)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ModelError(f"{target}: exists already and is not an empty folder")
+    broken = [entry.name for entry in source.entries.values() if not entry.pieces]
+    if broken:
+        raise ModelError(f"{source.folder}: incomplete: {some_names(broken)}")
+    groups = list(shards(source.entries.values(), shard_bytes))
+    partial = target.with_name(target.name + ".partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
     try:
-        return frozenset(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as fault:
-        raise ModelError(f"{path}: cannot be read as a list of words ({fault})") from None
+        done = 0
+        where: dict[str, str] = {}
+        for number, group in enumerate(groups, 1):
+            file = "model.safetensors"
+            if len(groups) > 1:
+                file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+            tensors = {entry.name: tensor.contiguous().clone() for entry, tensor in read_all(group)}
+            save_file(tensors, partial / file, metadata={"format": "pt"})
+            where |= dict.fromkeys(tensors, file)
+            done += sum(entry.bytes for entry in group)
+            if progress:
+                progress(done, source.bytes)
+        if len(groups) > 1:
+            index = {"metadata": {"total_size": source.bytes}, "weight_map": where}
+            (partial / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+        for file in TOKENIZER_FILES:
+            if (source.folder / file).is_file():
+                shutil.copyfile(source.folder / file, partial / file)
+        (partial / "config.json").write_text(source.config.to_json(), encoding="utf-8")
+        if target.exists():
+            target.rmdir()
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return target
 
 
 @contextmanager

@@ -94,9 +94,7 @@ class Question:
         get_method(self.method)
         object.__setattr__(self, "seed", check_seed(self.seed))
         if self.joint and self.mode == "generate":
-            raise InputError(
-                "joint=True needs mode='forced': only the last turn could be written"
-            )
+            raise InputError("joint=True needs mode='forced': only the last turn could be written")
 
     @property
     def rule(self) -> Method:
@@ -120,9 +118,7 @@ class Question:
         """
         budget = count if self.budget is None else check_budget(self.budget, count)
         if self.joint and budget < len(self.phrases):
-            raise InputError(
-                f"budget {budget} is below the number of phrases, {len(self.phrases)}"
-            )
+            raise InputError(f"budget {budget} is below the number of phrases, {len(self.phrases)}")
         if budget < count and self.rule.where == "inside" and self.mode == "generate":
             raise InputError(
                 f"method {self.method!r} prunes inside the language model: forced mode only"
@@ -130,8 +126,21 @@ class Question:
         own = {name: getattr(defaults, name) for name in SELECTION_OPTIONS}
         own["positions"] = self.rule.positions or own["positions"]
         given = {name: getattr(self, name) for name in SELECTION_OPTIONS}
+        if self.rule.where == "inside" and budget < count:
+            given["positions"] = None  # such a method numbers by its own rule
         chosen = {name: own[name] if given[name] is None else given[name] for name in own}
         return replace(self, budget=budget, **chosen)
+
+    def settings(self, count: int, view: str) -> dict[str, Any]:
+        """A settled question without its phrases, as plain data.
+
+        Args:
+            count: N of the picture; a budget of N means that no method ran.
+            view: what the image tower saw of it.
+        """
+        method = "none" if self.budget == count else self.method
+        names = ("budget", *SELECTION_OPTIONS, "mode", "joint", "seed")
+        return {"method": method, **{n: getattr(self, n) for n in names}, "view": view}
 
 
 def check_choice(name: str, value: Any) -> Any:
@@ -152,9 +161,7 @@ def check_choice(name: str, value: Any) -> Any:
     return value
 
 
-def read_phrases(
-    given: Any, most: int = MAX_PHRASES, letters: int = MAX_PHRASE
-) -> tuple[str, ...]:
+def read_phrases(given: Any, most: int = MAX_PHRASES, letters: int = MAX_PHRASE) -> tuple[str, ...]:
     """Usable phrases from a text or a sequence of texts, or `InputError` naming the fault.
 
     Args:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from litelvlm.geometry import PatchFrame
-    from litelvlm.models.segmenter import MaskFrame
-    from litelvlm.profiling import StageCost
+from litelvlm.geometry import MaskFrame, PatchFrame
+from litelvlm.profiling import StageCost
 
 
 @dataclass(frozen=True)

@@ -206,10 +206,10 @@ def tower_of(clip: nn.Module, tokenize: Callable[[list[str]], Tensor], name: str
 
 def tower_of_pipeline(pipe: Pipeline) -> Tower:
     """The dual encoder of a loaded pipeline."""
-    encoder = pipe.encoder
+    encoder = pipe.family.encoder
     tokenize = open_clip.tokenizer.SimpleTokenizer(context_length=encoder.context_length)
     mean, std = encoder.image_mean, encoder.image_std
-    return Tower(pipe.name, pipe.model.dual_encoder, tokenize, encoder.image_size, mean, std)
+    return Tower(pipe.name, pipe.family.model.dual_encoder, tokenize, encoder.image_size, mean, std)
 
 
 def measure(

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from litelvlm.errors import InputError
-from litelvlm.presets import PRESETS
+from litelvlm.families.table import PRESETS
 from litelvlm.resources import asset
 
 # Spaces bring these themselves; listing them makes the build fail or picks another version.
@@ -39,7 +39,7 @@ class Space:
     """What a Space is to be.
 
     Attributes:
-        model: the model that answers, a name of `presets.PRESETS`.
+        model: the model that answers, a name of `families.table.PRESETS`.
         hardware: "cpu-basic", "zero" (ZeroGPU) or "gpu" (a GPU of its own).
     """
 
@@ -72,7 +72,7 @@ def front_matter(space: Space) -> str:
         f"suggested_hardware: {suggested}",
     ]
     preset = PRESETS[space.model]
-    sources = [source for source in (preset.hub, preset.clip) if source]
+    sources = [source for source in (preset.hub, preset.tower) if source]
     if sources:
         lines.append("startup_duration_timeout: 1h")
         lines += ["models:", *(f"  - {source}" for source in sources)]

@@ -21,6 +21,7 @@ from PIL import Image
 import litelvlm
 from litelvlm import cli
 from litelvlm.errors import InputError
+from litelvlm.question import Question
 
 TINY = ["--model", "tiny-random", "--device", "cpu"]
 
@@ -227,8 +228,10 @@ def test_the_model_s_own_special_tokens_are_just_text(pipe, scene, phrase):
     alone = pipe.ground(scene, "a disc", 8)
     assert len(found) == 2
     assert np.array_equal(found[1].mask, alone[0].mask)
-    specials = set(pipe.config.tokens.values()) - {pipe.config.tokens["pad"]}
-    odd, plain = (pipe._prompts([words], False, "forced")[0] for words in (phrase, "a disc"))
+    specials = set(pipe.family.config.tokens.values()) - {pipe.family.config.tokens["pad"]}
+    odd, plain = (
+        pipe.family.prompts(Question([words], mode="forced"))[0] for words in (phrase, "a disc")
+    )
     assert [t for t in odd.after if t in specials] == [t for t in plain.after if t in specials]
 
 
@@ -331,6 +334,6 @@ def test_running_out_of_memory_is_one_line(capsys, pipe, tmp_path, monkeypatch, 
         raise fault
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipe.language, "prefill", full)
+        patch.setattr(pipe.family.language, "prefill", full)
         assert_refused(capsys, pipe, path, about="out of memory")
     assert_answered(capsys, pipe, path, (40, 60))  # and the next call works

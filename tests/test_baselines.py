@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from litelvlm.errors import InputError
 from litelvlm.methods import METHODS, BlockView, SelectionOptions, TokenView, get_method
 from litelvlm.methods.litelvlm import Plus, plus
-from litelvlm.errors import InputError
 from litelvlm.pruning import Reason, gather_tokens
 
 BEFORE = [name for name, method in METHODS.items() if method.where == "before"]

@@ -16,15 +16,17 @@ from golden_files import GROUNDING, SELECTION, write_glamm_layout
 from safetensors.torch import load_file, save_file
 
 import litelvlm
+from litelvlm import loading
 from litelvlm.errors import InputError, ModelError
-from litelvlm.models import checkpoints
+from litelvlm.families.glamm import random_config
+from litelvlm.families.glamm_files import TOKEN_TEXTS, place_glamm, tiny_tokenizer
+from litelvlm.loading import convert, open_folder, open_model
 from litelvlm.models.bundle import GroundingModel
-from litelvlm.models.checkpoints import convert, fill_random, load_into, open_folder, open_model
-from litelvlm.models.names import PREFIXES, clip_config, place_clip, place_glamm, sam_config
+from litelvlm.models.filling import fill_random, load_into
+from litelvlm.models.names import PREFIXES, clip_config, place_clip, sam_config
 from litelvlm.models.segmenter import Segmenter, build_sam
-from litelvlm.presets import PRESETS, TOKEN_TEXTS, tiny_tokenizer
 
-TINY = PRESETS["tiny-random"].config
+TINY = random_config("tiny-random")
 FIRST, SECOND = "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"
 
 
@@ -83,7 +85,7 @@ def test_every_full_size_name_has_its_place_and_shape():
     places = {key: place_glamm(key) for key in keys}
     found = {place.name: tuple(keys[key]) for key, place in places.items() if place}
     with torch.device("meta"):
-        model = GroundingModel(PRESETS["glamm-refseg"].config)
+        model = GroundingModel(random_config("glamm-refseg"))
     wanted = {
         name: tuple(tensor.shape)
         for name, tensor in model.state_dict().items()
@@ -123,7 +125,7 @@ def test_the_sizes_of_sam_are_read_off_the_shapes():
     keys = json.loads((GROUNDING / "full_size_keys.json").read_text())["tensors"]
     places = {key: place_glamm(key) for key in keys}
     shapes = {place.name: tuple(keys[key]) for key, place in places.items() if place}
-    assert sam_config(shapes) == PRESETS["glamm-refseg"].config.segmenter
+    assert sam_config(shapes) == random_config("glamm-refseg").segmenter
 
 
 def test_clip_settings_come_from_hugging_face_s_config():
@@ -164,7 +166,7 @@ def test_a_folder_in_glamm_s_layout_becomes_a_pipeline(glamm, picture):
     added = json.loads((glamm / "added_tokens.json").read_text())
     pipe = litelvlm.load(glamm, device="cpu")
     for name, number in added.items():
-        assert pipe.tokenizer.convert_tokens_to_ids(name) == number
+        assert pipe.family.tokenizer.convert_tokens_to_ids(name) == number
     result = pipe(picture, "the red apple", 16)[0]
     assert result.mask.shape == picture.shape[:2]
     assert len(result.selection.indices) == 16
@@ -266,7 +268,7 @@ def test_progress_is_told_and_ends_at_the_whole(ours):
 MEMORY = """
 import sys, torch
 from pathlib import Path
-from litelvlm.models import checkpoints
+from litelvlm.models import files, filling
 from litelvlm.models.names import Place
 
 def peak():
@@ -275,13 +277,13 @@ def peak():
             return int(line.split()[1]) * 1024
 
 folder = Path(sys.argv[1])
-entries, _ = checkpoints._index([(folder, lambda key: Place(key))])
-source = checkpoints.ModelSource(None, folder, "", entries)
+entries, _ = files.index([(folder, lambda key: Place(key))])
+source = files.ModelSource(None, folder, "", entries)
 with torch.device("meta"):
     root = torch.nn.ModuleList(torch.nn.Linear(4096, 3072, bias=False) for _ in range(6))
 torch.ones(1).to(torch.bfloat16)  # what the first use of torch costs
 before = peak()
-checkpoints.load_into(root, source, torch.bfloat16)
+filling.load_into(root, source, torch.bfloat16)
 print(peak() - before)
 """
 
@@ -476,7 +478,7 @@ def test_a_folder_without_weights_says_so(copied):
 
 def test_another_kind_of_model_is_refused(copied):
     (copied / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ModelError, match="neither"):
+    with pytest.raises(ModelError, match="'bert' is the layout of no family"):
         open_folder(copied)
 
 
@@ -532,8 +534,8 @@ def test_conversion_writes_files_no_larger_than_asked(ours):
 def test_conversion_takes_the_tokenizer_along(glamm, tmp_path):
     tiny_tokenizer().save(str(glamm / "tokenizer.json"))
     pipe = litelvlm.load(convert(glamm, tmp_path / "out"), device="cpu")
-    for name, number in pipe.config.tokens.items():
-        assert pipe.tokenizer.convert_tokens_to_ids(TOKEN_TEXTS[name]) == number
+    for name, number in pipe.family.config.tokens.items():
+        assert pipe.family.tokenizer.convert_tokens_to_ids(TOKEN_TEXTS[name]) == number
 
 
 def test_conversion_does_not_overwrite(glamm, tmp_path):
@@ -548,7 +550,7 @@ def test_a_failed_conversion_leaves_nothing_behind(glamm, tmp_path, monkeypatch)
     def full(*_args, **_options):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(loading, "save_file", full)
     with pytest.raises(OSError, match="No space"):
         convert(glamm, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
@@ -568,7 +570,7 @@ def test_a_model_without_weights_says_so():
 
 
 def test_an_embedded_model_that_is_not_there_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "asset", lambda name: tmp_path / name)
+    monkeypatch.setattr(loading, "asset", lambda name: tmp_path / name)
     with pytest.raises(ModelError, match="weights of 'nano' are not there"):
         open_model("nano")
 
@@ -630,4 +632,4 @@ def test_a_forgotten_buffer_is_noticed():
     with torch.device("meta"):
         root = Odd()
     with pytest.raises(RuntimeError, match="still without values: lost"):
-        checkpoints.fill_buffers(root, "cpu")
+        filling.fill_buffers(root, "cpu")

@@ -235,7 +235,7 @@ def test_info_lists_models_methods_devices_and_versions(capsys, pipe):
 def test_convert_rewrites_a_checkpoint_that_then_grounds(capsys, tmp_path, photo):
     from golden_files import write_glamm_layout
 
-    from litelvlm.presets import tiny_tokenizer
+    from litelvlm.families.glamm_files import tiny_tokenizer
 
     source = write_glamm_layout(tmp_path / "glamm")
     tiny_tokenizer().save(str(source / "tokenizer.json"))

@@ -262,7 +262,7 @@ def test_variants_read_back_and_name_their_options():
     ["nothing", "litelvlm:order", "litelvlm:order=sideways", "litelvlm:x=1", "random:split=2"],
 )
 def test_a_wrong_variant_is_refused(text):
-    with pytest.raises(InputError, match="unknown"):
+    with pytest.raises(InputError, match=r"unknown|must be one of"):
         Variant.parse(text)
 
 
@@ -270,7 +270,7 @@ def test_a_wrong_variant_is_refused(text):
     ("settings", "message"),
     [
         ({"protocol": "none"}, "unknown protocol"),
-        ({"mode": "free"}, "unknown mode"),
+        ({"mode": "free"}, "mode must be one of"),
         ({"seeds": ()}, "seeds"),
         ({"seeds": (1, 1)}, "seeds"),
         ({"batch": 0}, "batch"),
@@ -289,7 +289,7 @@ def test_methods_inside_the_model_cannot_generate():
 
 
 def test_budgets_are_checked_before_anything_runs(pipe, samples):
-    with pytest.raises(InputError, match=r"budget 65 is outside 1\.\.64"):
+    with pytest.raises(InputError, match="budget must be a whole number from 1 to 64, got 65"):
         evaluate(pipe, samples, ["litelvlm"], [65])
     with pytest.raises(InputError, match="below the 3 expressions"):
         evaluate(pipe, samples, ["litelvlm"], [2], protocol="released")
@@ -409,7 +409,7 @@ def test_the_refcoco_path_runs_from_files_to_report(tmp_path):
         (["--data", "refcoco"], "needs --root"),
         (["--data", "nowhere"], "neither a file nor one of scenes"),
         (["--methods", "magic"], "unknown method 'magic'"),
-        (["--budgets", "0"], "budget 0"),
+        (["--budgets", "0"], "budget must be a whole number"),
         (["--protocol", "x"], "unknown protocol"),
     ],
 )

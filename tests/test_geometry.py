@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from litelvlm.errors import InputError
-from litelvlm.geometry import PatchFrame, clip_square, sam_corner, sam_hw
-from litelvlm.models.segmenter import MaskFrame
+from litelvlm.geometry import MaskFrame, PatchFrame, clip_square, sam_corner, sam_hw
 
 SHAPES = [(60, 90), (90, 60), (64, 64), (1, 50), (301, 97)]
 

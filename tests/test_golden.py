@@ -11,9 +11,10 @@ import pytest
 import torch
 from golden_files import GROUNDING, SELECTION, manifest, tensors, write_glamm_layout
 
+from litelvlm.loading import open_folder
 from litelvlm.models.bundle import GroundingModel
-from litelvlm.models.checkpoints import load_into, open_folder
 from litelvlm.models.dual_encoder import DualEncoder
+from litelvlm.models.filling import load_into
 from litelvlm.models.language import LanguageModel
 from litelvlm.models.prompt import PromptIds
 from litelvlm.models.segmenter import Segmenter

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from litelvlm.errors import InputError
+from litelvlm.families.glamm import random_config
 from litelvlm.models.prompt import build_prompt
-from litelvlm.pipeline import EncodedImage
 from litelvlm.pruning import Reason
+from litelvlm.question import Question
+from litelvlm.scene import EncodedImage
 
 PHRASES = ["the red disc", "noise on the far left of the picture"]
 
@@ -35,12 +37,12 @@ def test_a_full_budget_is_the_unpruned_model_bit_for_bit(pipe, scene, method):
 @pytest.mark.parametrize("positions", ["compact", "original"])
 def test_a_selection_of_all_tokens_runs_the_unpruned_sequence(pipe, scene, positions):
     """The pruned path itself, with nothing dropped, builds the same input."""
-    prompts = pipe._prompts(["a disc"], False, "forced")
-    image = pipe.model.projector(scene.tokens.hidden)
+    prompts = pipe.family.prompts(Question(["a disc"], mode="forced"))
+    image = pipe.family.model.projector(scene.tokens.hidden)
     every = torch.arange(pipe.tokens_total)[None]
     places = every if positions == "original" else None
-    pruned = pipe.language.assemble(prompts, image[:, every[0]], places, pipe.tokens_total)
-    plain = pipe.language.assemble(prompts, image, None, pipe.tokens_total)
+    pruned = pipe.family.language.assemble(prompts, image[:, every[0]], places, pipe.tokens_total)
+    plain = pipe.family.language.assemble(prompts, image, None, pipe.tokens_total)
     assert torch.equal(pruned.embeds, plain.embeds)
     assert torch.equal(pruned.positions, plain.positions)
 
@@ -75,13 +77,13 @@ def test_a_phrase_alone_gets_the_mask_it_gets_in_a_batch(pipe, scene):
 @pytest.mark.parametrize("budget", [1, 16, 63])
 def test_the_language_model_really_gets_that_many_tokens(pipe, scene, budget, monkeypatch):
     seen = []
-    forward = pipe.model.language.model.forward
+    forward = pipe.family.model.language.model.forward
 
     def watch(*args, **kwargs):
         seen.append(kwargs["inputs_embeds"].shape[1])
         return forward(*args, **kwargs)
 
-    monkeypatch.setattr(pipe.model.language.model, "forward", watch, raising=True)
+    monkeypatch.setattr(pipe.family.model.language.model, "forward", watch, raising=True)
     unpruned = pipe.ground(scene, "a disc").costs.llm_tokens
     pruned = pipe.ground(scene, "a disc", budget).costs
     assert seen == [unpruned, unpruned - pipe.tokens_total + budget]
@@ -99,10 +101,10 @@ def test_the_token_map_says_which_tokens_and_why(pipe, scene):
 
 
 def test_original_positions_keep_the_text_where_it_was(pipe, scene):
-    prompts = pipe._prompts(["a disc"], False, "forced")
-    image = pipe.model.projector(scene.tokens.hidden[:, [3, 9]])
+    prompts = pipe.family.prompts(Question(["a disc"], mode="forced"))
+    image = pipe.family.model.projector(scene.tokens.hidden[:, [3, 9]])
     places = torch.tensor([[3, 9]])
-    kept = pipe.language.assemble(prompts, image, places, pipe.tokens_total)
+    kept = pipe.family.language.assemble(prompts, image, places, pipe.tokens_total)
     start = len(prompts[0].before)
     assert kept.positions[0, start : start + 2].tolist() == [start + 3, start + 9]
     assert kept.positions[0, start + 2].item() == start + pipe.tokens_total
@@ -116,37 +118,37 @@ def test_original_positions_change_the_answer(pipe, scene):
 
 def test_gaps_in_the_positions_are_not_taken_for_packed_sequences(pipe, scene):
     """Attention must reach over a gap: early tokens influence the state after it."""
-    prompts = pipe._prompts(["a disc"], False, "forced")
-    image = pipe.model.projector(scene.tokens.hidden[:, [3, 40]])
+    prompts = pipe.family.prompts(Question(["a disc"], mode="forced"))
+    image = pipe.family.model.projector(scene.tokens.hidden[:, [3, 40]])
     places = torch.tensor([[3, 40]])
     states = []
     for change in (0.0, 1.0):
         moved = image.clone()
         moved[:, 0] += change
-        sequences = pipe.language.assemble(prompts, moved, places, pipe.tokens_total)
-        states.append(pipe.language.prefill(sequences)[:, -1])
+        sequences = pipe.family.language.assemble(prompts, moved, places, pipe.tokens_total)
+        states.append(pipe.family.language.prefill(sequences)[:, -1])
     assert not torch.allclose(states[0], states[1])
 
 
 def test_the_state_that_predicts_seg_is_taken_not_the_one_at_seg(pipe):
-    prompt = pipe._prompts(["a disc"], False, "forced")[0]
+    prompt = pipe.family.prompts(Question(["a disc"], mode="forced"))[0]
     row = [*prompt.before, *[-1] * 5, *prompt.after]
-    (place,) = prompt.seg_states(pipe.config.tokens["seg"], 5)
-    assert row[place + 1] == pipe.config.tokens["seg"]
+    (place,) = prompt.seg_states(pipe.family.config.tokens["seg"], 5)
+    assert row[place + 1] == pipe.family.config.tokens["seg"]
 
 
 def test_forced_and_generated_states_agree_where_the_texts_do(pipe, scene):
     """With a cache or without: the state that predicts a token depends on what came before."""
-    prompts = pipe._prompts(["a disc"], False, "generate")
-    image = pipe.model.projector(scene.tokens.hidden)
-    sequences = pipe.language.assemble(prompts, image, None, pipe.tokens_total)
-    cache, state = pipe.language.start(sequences)
-    written = pipe.language.decode(sequences, cache, state, 4)[0].ids
+    prompts = pipe.family.prompts(Question(["a disc"], mode="generate"))
+    image = pipe.family.model.projector(scene.tokens.hidden)
+    sequences = pipe.family.language.assemble(prompts, image, None, pipe.tokens_total)
+    cache, state = pipe.family.language.start(sequences)
+    written = pipe.family.language.decode(sequences, cache, state, 4)[0].ids
     longer = dataclasses.replace(prompts[0], after=(*prompts[0].after, *written))
-    whole = pipe.language.assemble([longer], image, None, pipe.tokens_total)
-    states = pipe.language.prefill(whole)
+    whole = pipe.family.language.assemble([longer], image, None, pipe.tokens_total)
+    states = pipe.family.language.prefill(whole)
     start = prompts[0].length(pipe.tokens_total) - 1
-    predicted = pipe.language.llama.lm_head(states[0, start : start + 4]).argmax(-1)
+    predicted = pipe.family.language.llama.lm_head(states[0, start : start + 4]).argmax(-1)
     assert tuple(predicted.tolist()) == written
 
 
@@ -159,21 +161,21 @@ def test_rows_of_unequal_length_generate_as_if_alone(pipe, scene):
 
 def test_decoding_again_from_one_cache_gives_the_same(pipe, scene, monkeypatch):
     """A full profile runs the stage twice; the second run must not see what the first wrote."""
-    head, states = pipe.model.language.lm_head, []
+    head, states = pipe.family.model.language.lm_head, []
 
     class Recorder(torch.nn.Module):
         def forward(self, state):
             states.append(state.clone())
             return head(state)
 
-    monkeypatch.setitem(pipe.model.language._modules, "lm_head", Recorder())
-    prompts = pipe._prompts(PHRASES, False, "generate")
-    image = pipe.model.projector(scene.tokens.hidden).expand(2, -1, -1)
-    sequences = pipe.language.assemble(prompts, image, None, pipe.tokens_total)
-    cache, state = pipe.language.start(sequences)
+    monkeypatch.setitem(pipe.family.model.language._modules, "lm_head", Recorder())
+    prompts = pipe.family.prompts(Question(PHRASES, mode="generate"))
+    image = pipe.family.model.projector(scene.tokens.hidden).expand(2, -1, -1)
+    sequences = pipe.family.language.assemble(prompts, image, None, pipe.tokens_total)
+    cache, state = pipe.family.language.start(sequences)
     lengths = []
     for _ in range(2):
-        pipe.language.decode(sequences, cache, state, 5)
+        pipe.family.language.decode(sequences, cache, state, 5)
         lengths.append(cache.get_seq_length())
     assert lengths == [sequences.embeds.shape[1] + 4] * 2
     torch.testing.assert_close(torch.stack(states[5:]), torch.stack(states[:5]), atol=0, rtol=0)
@@ -196,7 +198,7 @@ class Parrot(torch.nn.Module):
     ("script", "count"), [((5, 6, 2), 0), ((304, 2), 1), ((304, 7, 304, 2), 2)]
 )
 def test_none_one_or_several_seg_tokens_are_handled(pipe, scene, monkeypatch, script, count):
-    monkeypatch.setitem(pipe.model.language._modules, "lm_head", Parrot(script, 320))
+    monkeypatch.setitem(pipe.family.model.language._modules, "lm_head", Parrot(script, 320))
     result = pipe.ground(scene, "a disc", 16, mode="generate")[0]
     assert result.text.count("[SEG]") == count
     if count == 0:
@@ -208,19 +210,19 @@ def test_none_one_or_several_seg_tokens_are_handled(pipe, scene, monkeypatch, sc
 
 
 def test_an_empty_answer_is_not_passed_off_as_the_template(pipe, scene, monkeypatch):
-    monkeypatch.setitem(pipe.model.language._modules, "lm_head", Parrot([2], 320))
+    monkeypatch.setitem(pipe.family.model.language._modules, "lm_head", Parrot([2], 320))
     assert pipe.ground(scene, "a disc", 16, mode="generate")[0].text == ""
     monkeypatch.undo()
-    assert pipe.ground(scene, "a disc", 16)[0].text == pipe.config.prompt.answer
+    assert pipe.ground(scene, "a disc", 16)[0].text == pipe.family.config.prompt.answer
 
 
 @pytest.mark.parametrize("index", [-1, -2, None])
 def test_class_attention_is_the_row_of_the_real_attention(pipe, scene, index):
-    index = pipe.encoder.early if index is None else index
-    layer = pipe.encoder.clip.visual.transformer.resblocks[index]
+    index = pipe.family.encoder.early if index is None else index
+    layer = pipe.family.encoder.clip.visual.transformer.resblocks[index]
     states = layer.ln_1(scene.tokens.inputs[index])
     _, weights = layer.attn(states, states, states, average_attn_weights=False)
-    attention = pipe.encoder.block(scene.tokens, index).expand(2).attention
+    attention = pipe.family.encoder.block(scene.tokens, index).expand(2).attention
     assert (attention.sum(-1) < 1).all()  # the class token attends to itself too
     for row in attention:
         torch.testing.assert_close(row, weights[0, :, 0, 1:], atol=1e-6, rtol=1e-5)
@@ -228,7 +230,7 @@ def test_class_attention_is_the_row_of_the_real_attention(pipe, scene, index):
 
 def test_text_blind_projection_runs_once_a_picture(pipe, scene):
     seen = []
-    handle = pipe.model.projector.register_forward_pre_hook(
+    handle = pipe.family.model.projector.register_forward_pre_hook(
         lambda _, given: seen.append(tuple(given[0].shape[:2]))
     )
     with handle:
@@ -312,10 +314,10 @@ def test_logits_and_mask_agree(pipe, scene):
     ],
 )
 def test_a_phrase_cannot_change_the_token_layout(pipe, phrase):
-    tokens = pipe.config.tokens
+    tokens = pipe.family.config.tokens
     special = set(tokens.values()) - {tokens["pad"]}
-    neutral = pipe._prompts(["cat"], False, "forced")[0]
-    prompt = pipe._prompts([phrase], False, "forced")[0]
+    neutral = pipe.family.prompts(Question(["cat"], mode="forced"))[0]
+    prompt = pipe.family.prompts(Question([phrase], mode="forced"))[0]
     assert prompt.before == neutral.before
     assert [t for t in prompt.after if t in special] == [t for t in neutral.after if t in special]
 
@@ -340,9 +342,7 @@ def test_the_prompt_has_the_form_of_glamm():
         words.append(text)
         return [7]
 
-    from litelvlm.presets import PRESETS
-
-    config = PRESETS["glamm-refseg"].config
+    config = random_config("glamm-refseg")
     prompt = build_prompt(["The Cat"], config.prompt, config.tokens, encode)
     assert words == [
         f"{config.prompt.system} USER: The",
@@ -394,9 +394,9 @@ def test_bad_options_are_named(pipe, scene, change, message):
 
 @pytest.mark.parametrize("positions", ["compact", "original"])
 def test_positions_beyond_the_model_are_refused(pipe, scene, positions):
-    limit = pipe.language.llama.config.max_position_embeddings
+    limit = pipe.family.language.llama.config.max_position_embeddings
     options = {"mode": "generate", "positions": positions}
-    prompt = pipe._prompts(["a disc"], False, "generate")[0]
+    prompt = pipe.family.prompts(Question(["a disc"], mode="generate"))[0]
     room = limit - prompt.length(16 if positions == "compact" else pipe.tokens_total)
     with pytest.raises(InputError, match=f"needs {limit + 1} positions, the model has {limit}"):
         pipe.ground(scene, "a disc", 16, max_new_tokens=room + 1, **options)
@@ -418,16 +418,16 @@ def test_running_out_of_memory_is_said_and_the_next_call_works(pipe, scene, monk
         raise torch.OutOfMemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipe.language, "prefill", full)
+        patch.setattr(pipe.family.language, "prefill", full)
         with pytest.raises(InputError, match="out of memory on cpu"):
             pipe.ground(scene, "a disc", 16)
     assert len(pipe.ground(scene, "a disc", 16)) == 1
 
 
 def test_the_stand_in_tokenizer_gives_a_prompt_of_realistic_length():
+    from litelvlm.families.glamm_files import PROMPT, stand_in_tokenizer
     from litelvlm.models.language import wrap_tokenizer
-    from litelvlm.presets import GLAMM_PROMPT, stand_in_tokenizer
 
     tokenizer = wrap_tokenizer(stand_in_tokenizer())
-    system = tokenizer.encode(f"{GLAMM_PROMPT.system} USER:", add_special_tokens=False)
+    system = tokenizer.encode(f"{PROMPT.system} USER:", add_special_tokens=False)
     assert len(system) + 1 == pytest.approx(35, abs=1)  # LLaMA's own, begin token included

@@ -83,7 +83,7 @@ def test_the_layer_that_is_marked_is_the_one_the_pipeline_reads():
     image = noise().image
     layers = tower.patches(image)
     assert list(layers) == ["1", "2", "3", "4"]
-    own = pipe.encoder.project(pipe.encode(image, view="crop").tokens)[0]
+    own = pipe.family.encoder.project(pipe.encode(image, view="crop").tokens)[0]
     torch.testing.assert_close(layers["3"][0], own)
     torch.testing.assert_close(
         tower.text(["a dog"], "phrase"), pipe.text_embeddings(["a dog"]), atol=1e-5, rtol=1e-5

@@ -4,12 +4,12 @@ import pytest
 import torch
 from transformers import SamVisionConfig, SamVisionModel
 
+from litelvlm.families.glamm import random_config
 from litelvlm.models import sam_encoder
-from litelvlm.presets import PRESETS
 
 
 def make(dtype=torch.float32, **changes):
-    settings = PRESETS["tiny-random"].config.segmenter["vision_config"] | changes
+    settings = random_config("tiny-random").segmenter["vision_config"] | changes
     torch.manual_seed(0)
     encoder = SamVisionModel(SamVisionConfig(**settings)).vision_encoder.eval()
     with torch.no_grad():

@@ -397,7 +397,7 @@ def test_an_exported_model_loads_with_the_trained_weights(trained, tmp_path):
     target = export(TINY, trained, tmp_path / "model")
     pipe = litelvlm.load(str(target), device="cpu")
     stored = collect(trained)
-    loaded = pipe.model.state_dict()
+    loaded = pipe.family.model.state_dict()
     for name, value in stored.items():
         assert torch.equal(loaded[name], value.half().float()), name
     scene = make_scene(3, replace(probe.VAL, canvas=(336, 336)))
@@ -420,11 +420,11 @@ def test_the_engine_gives_the_state_that_training_saw(trained, tmp_path):
     with torch.no_grad():
         ours, _ = model.answer(patches, ids[None], place[None])
         prompt = tokens.build("the red dog")
-        image = pipe.model.projector(patches)
-        sequences = pipe.language.assemble([prompt], image, None, 576)
-        states = pipe.language.prefill(sequences)
+        image = pipe.family.model.projector(patches)
+        sequences = pipe.family.language.assemble([prompt], image, None, 576)
+        states = pipe.family.language.prefill(sequences)
         at = prompt.seg_states(tokens.ids["seg"], 576)[0]
-        theirs = pipe.model.seg_head(states[:, at])
+        theirs = pipe.family.model.seg_head(states[:, at])
     assert torch.allclose(ours[0], theirs, atol=1e-3)
 
 

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """Convert; return 0."""
     from tqdm import tqdm
 
-    from litelvlm.models.checkpoints import convert
+    from litelvlm.loading import convert
 
     with tqdm(unit="B", unit_scale=True, desc="writing", leave=False, disable=None) as bar:
 

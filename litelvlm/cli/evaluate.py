@@ -230,7 +230,7 @@ def _weights(pipe: Pipeline) -> str:
     import torch
 
     mark = 0
-    for name, tensor in sorted(pipe.model.state_dict().items()):
+    for name, tensor in sorted(pipe.family.model.state_dict().items()):
         piece = tensor.flatten()[:64].detach().cpu().contiguous().view(torch.uint8)
         mark = zlib.crc32(piece.numpy().tobytes(), zlib.crc32(name.encode(), mark))
     return f"{mark:08x}"

@@ -17,8 +17,9 @@ from litelvlm.cli import options
 from litelvlm.errors import InputError
 
 if TYPE_CHECKING:
-    from litelvlm.pipeline import EncodedImage, Pipeline
+    from litelvlm.pipeline import Pipeline
     from litelvlm.result import GroundingResult, GroundingResults
+    from litelvlm.scene import EncodedImage
 
 HELP = "ground phrases in a picture: masks, token maps and costs"
 
@@ -44,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--view",
-        default="crop",
-        help="what CLIP sees: crop (middle square, default) or letterbox (everything, padded)",
+        help="what CLIP sees: crop (the middle square) or letterbox (everything, padded); default: "
+        "what the model was trained with",
     )
     parser.add_argument(
         "--compare",
@@ -76,17 +77,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ground, print, write; return 0."""
     from litelvlm.images import read_image
-    from litelvlm.pipeline import check_phrases
+    from litelvlm.question import Question
 
-    check_phrases(args.phrases)  # these before the model: bad input is told at once
+    chosen = options.selection(args) | {"mode": args.mode, "joint": args.joint}
+    profile = "full" if args.full_costs else "time"
+    budget = options.number(args.budget)
+    # Before the model: bad input is told at once.
+    question = Question(args.phrases, budget, view=args.view, profile=profile, **chosen)
     image = read_image(args.picture)
     if args.out is not None and args.out.exists() and not args.out.is_dir():
         raise InputError(f"{args.out}: is a file, expected a folder")
     pipe = options.load_model(args)
-    chosen = options.selection(args) | {"mode": args.mode, "joint": args.joint}
-    profile = "full" if args.full_costs else "time"
-    scene = pipe.encode(image, view=args.view, profile=profile)
-    budget = options.number(args.budget)
+    scene = pipe.encode(image, view=question.view, profile=question.profile)
     comparison = None
     if args.compare:
         from tqdm import tqdm
@@ -94,13 +96,13 @@ def run(args: argparse.Namespace) -> int:
         from litelvlm.bench import compare
 
         if budget is None:
-            budget = max(1, pipe.tokens_total // 3)
+            budget = max(1, scene.count // 3)
         turns = 2 * (args.repeats + 1)
         with tqdm(total=turns, desc="comparing", leave=False, disable=None) as bar:
             comparison = compare(
                 pipe,
                 scene,
-                args.phrases,
+                question.phrases,
                 budget,
                 repeats=args.repeats,
                 note=lambda _: bar.update(),
@@ -108,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
             )
         results = comparison.pruned
     else:
-        results = pipe.ground(scene, args.phrases, budget, profile=profile, **chosen)
+        results = pipe.answer(scene, question)
 
     document = _document(scene, results)
     if comparison is not None:
@@ -166,7 +168,7 @@ def _write(
 
     from litelvlm.viz import compose, heat_layer, token_layer
 
-    form = text or pipe.config.selection.text
+    form = text or pipe.family.defaults.text
     scores = pipe.similarity(scene, [item.phrase for item in results], form).cpu().numpy()
     files: dict[Path, Any] = {}
     for number, item in enumerate(results, 1):

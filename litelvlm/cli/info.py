@@ -40,16 +40,16 @@ def _facts() -> dict[str, Any]:
     import torch
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from litelvlm.methods import METHODS
     from litelvlm.bench import machine, versions
-    from litelvlm.presets import PRESETS
+    from litelvlm.families.table import PRESETS
+    from litelvlm.methods import METHODS
     from litelvlm.resources import asset
 
     models = {}
     for name, preset in PRESETS.items():
         if preset.hub:
             weights = (
-                f"{preset.hub} and {preset.clip} on the Hugging Face hub, cache {HF_HUB_CACHE}"
+                f"{preset.hub} and {preset.tower} on the Hugging Face hub, cache {HF_HUB_CACHE}"
             )
         elif preset.folder:
             folder = asset(preset.folder)

@@ -7,6 +7,14 @@ from typing import Any
 
 from litelvlm.errors import InputError
 
+_MEANINGS = {
+    "split": "share of the budget for low similarity, a fraction 0..1 or one of",
+    "order": "order of the kept tokens",
+    "positions": "rotary positions",
+    "context": "context score",
+    "text": "what the text tower reads",
+}
+
 
 def add_model(parser: argparse.ArgumentParser, default: str = "nano") -> None:
     """Which model, and where and how it runs."""
@@ -36,18 +44,14 @@ def add_model(parser: argparse.ArgumentParser, default: str = "nano") -> None:
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
     """How tokens are chosen; what is left out is the model's own default."""
+    from litelvlm.question import CHOICES
+
     group = parser.add_argument_group("token selection")
     group.add_argument(
         "--method", default="litelvlm", help="selection method, see `litelvlm info` (litelvlm)"
     )
-    group.add_argument(
-        "--split",
-        help="share of the budget for low similarity: paper, released or a fraction 0..1",
-    )
-    group.add_argument("--order", help="order of the kept tokens: raster or released")
-    group.add_argument("--positions", help="rotary positions: compact or original")
-    group.add_argument("--context", help="context score: released or attention")
-    group.add_argument("--text", help="what CLIP reads: phrase, question or templates")
+    for name, meaning in _MEANINGS.items():
+        group.add_argument(f"--{name}", help=f"{meaning}: {', '.join(CHOICES[name])}")
     group.add_argument("--seed", type=int, default=0, help="of methods that draw at random (0)")
 
 
@@ -74,12 +78,8 @@ def selection(args: argparse.Namespace) -> dict[str, Any]:
     """The options of `add_selection` as keyword arguments of `Pipeline.ground`."""
     return {
         "method": args.method,
-        "split": number(args.split),
-        "order": args.order,
-        "positions": args.positions,
-        "context": args.context,
-        "text": args.text,
         "seed": args.seed,
+        **{name: getattr(args, name) for name in _MEANINGS},
     }
 
 

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         tower.clip.to(device)
     else:
         pipe = litelvlm.load(args.model or "nano", device=device)
-        view = args.view or pipe.config.selection.view
+        view = args.view or pipe.family.defaults.view
         tower = tower_of_pipeline(pipe)
     command = shlex.join(["litelvlm", *sys.argv[1:]])
     for source in sources:

@@ -22,7 +22,8 @@ from litelvlm.metrics import mean_iou, overlap, reversal_auc, token_recall, tota
 from litelvlm.nano.scenes import benchmark
 
 if TYPE_CHECKING:
-    from litelvlm.pipeline import EncodedImage, Pipeline
+    from litelvlm.pipeline import Pipeline
+    from litelvlm.scene import EncodedImage
 
 BUDGETS = (192, 128, 64)
 RULES = ("litelvlm", "most-similar", "random", "grid")

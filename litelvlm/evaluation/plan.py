@@ -7,41 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from litelvlm.methods import METHODS, get_method
-from litelvlm.config import CONTEXTS, POSITIONS, TEXTS
 from litelvlm.errors import InputError, unknown
-from litelvlm.pruning import ORDERS, SPLITS
+from litelvlm.methods import METHODS, get_method
+from litelvlm.question import SELECTION_OPTIONS, check_budget, check_choice
 
 PROTOCOLS = ("all", "released")
-MODES = ("forced", "generate")
 UNPRUNED = "none"
 DRAWN = 3  # expressions a picture that the released protocol draws
-_OPTIONS: dict[str, tuple[str, ...]] = {
-    "split": SPLITS,
-    "order": ORDERS,
-    "positions": POSITIONS,
-    "context": CONTEXTS,
-    "text": TEXTS,
-}
-
-# Wordings that GLaMM was trained with; the released protocol draws one of each for a prompt.
-QUESTIONS = (
-    "Can you segment the {phrase} in this image?",
-    "Please segment {phrase} in this image.",
-    "What is {phrase} in this image? Please respond with segmentation mask.",
-    "What is {phrase} in this image? Please output segmentation mask.",
-    "Could you provide a segmentation mask for the {phrase} in this image?",
-    "Please identify and segment the {phrase} in this image.",
-    "Where is the {phrase} in this picture? Please respond with a segmentation mask.",
-    "Can you highlight the {phrase} in this image with a segmentation mask?",
-)
-ANSWERS = (
-    "It is [SEG].",
-    "Sure, [SEG].",
-    "Sure, it is [SEG].",
-    "Sure, the segmentation result is [SEG].",
-    "[SEG].",
-)
 
 
 @dataclass(frozen=True)
@@ -64,9 +36,9 @@ class Variant:
         options: dict[str, Any] = {}
         for part in filter(None, rest.split(",")):
             key, equals, value = part.partition("=")
-            if key not in _OPTIONS or not equals:
-                raise unknown(f"option of {name}", key, _OPTIONS)
-            options[key] = _value(key, value)
+            if key not in SELECTION_OPTIONS or not equals:
+                raise unknown(f"option of {name}", key, SELECTION_OPTIONS)
+            options[key] = check_choice(key, value)
         return Variant(name, tuple(sorted(options.items())))
 
     @staticmethod
@@ -124,12 +96,12 @@ class Plan:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        for kind, given, known in (
-            ("protocol", self.protocol, PROTOCOLS),
-            ("mode", self.mode, MODES),
-        ):
-            if given not in known:
-                raise unknown(kind, given, known)
+        if self.protocol not in PROTOCOLS:
+            raise unknown("protocol", self.protocol, PROTOCOLS)
+        for name in ("mode", "profile"):
+            check_choice(name, getattr(self, name))
+        if self.view is not None:
+            check_choice("view", self.view)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"seeds must be distinct and at least one, got {list(self.seeds)}")
         if self.batch < 1:
@@ -145,8 +117,7 @@ class Plan:
     def check(self, tokens_total: int) -> None:
         """Raise `InputError` where a budget does not fit a model of N tokens."""
         for budget in self.budgets:
-            if not 1 <= budget <= tokens_total:
-                raise InputError(f"budget {budget} is outside 1..{tokens_total} of this model")
+            check_budget(budget, tokens_total)
             if self.protocol == "released" and budget < DRAWN:
                 raise InputError(f"budget {budget} is below the {DRAWN} expressions of one prompt")
 
@@ -191,16 +162,3 @@ def variants_of(names: Sequence[str]) -> Iterator[Variant]:
             if variant not in seen:
                 seen.add(variant)
                 yield variant
-
-
-def _value(key: str, text: str) -> Any:
-    if key == "split":
-        try:
-            share = float(text)
-        except ValueError:
-            share = -1.0
-        if 0 <= share <= 1:
-            return share
-    if text not in _OPTIONS[key]:
-        raise unknown(f"value of {key}", text, _OPTIONS[key])
-    return text

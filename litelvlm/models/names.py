@@ -1,13 +1,13 @@
 """Names of weights: where a tensor of a published checkpoint belongs in this project's modules.
 
-Pure functions over strings and shapes; nothing is loaded here. Three layouts are known:
+Pure functions over strings and shapes; nothing is loaded here. The parts that several families
+share; a family adds the names of its own checkpoints. Known here:
 
     ours   what `litelvlm convert` writes. Prefixes `dual_encoder.` (open_clip's CLIP), `language.`
            (transformers' LlamaForCausalLM), `projector.`, `seg_head.`, `segmenter.`
            (transformers' SamModel).
-    GLaMM  the original names: `model.layers...`, `model.mm_projector...`,
-           `model.text_hidden_fcs.0...`, `model.grounding_encoder...` (SAM's own names).
     CLIP   Hugging Face's CLIPModel: `vision_model...`, `text_model...`, projections.
+    SAM    Meta's own: `image_encoder...`, `prompt_encoder...`, `mask_decoder...`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+# Mean and spread of the RGB channels, 0..1 scale, that OpenAI's CLIP was trained with.
+CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
+CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 PREFIXES = ("dual_encoder", "language", "projector", "seg_head", "segmenter")
 
@@ -35,11 +39,8 @@ class Place:
     transpose: bool = False
 
 
-# What a checkpoint may hold and referring segmentation does not use: the region encoder, the rotary
-# frequencies (computed from the configuration) and running numbers.
-_UNUSED = re.compile(
-    r"^model\.region_encoder\.|rotary_emb\.inv_freq$|(^|\.)embeddings\.position_ids$"
-)
+# What a checkpoint may hold though the configuration tells it: rotary frequencies, numbers.
+COMPUTED = re.compile(r"rotary_emb\.inv_freq$|(^|\.)embeddings\.position_ids$")
 
 # SAM's own names to transformers' names, in order; each pattern sees the result of the last.
 _SAM = [
@@ -79,30 +80,11 @@ _SAM = [
 ]
 
 
-def place_glamm(key: str) -> Place | None:
-    """Where a tensor of a GLaMM checkpoint goes; None where it is knowingly left out.
-
-    A name that fits no rule comes back unchanged, so that a strict loader reports it.
-    """
-    if _UNUSED.search(key):
-        return None
-    if key.startswith(("model.embed_tokens.", "model.layers.", "model.norm.", "lm_head.")):
-        return Place(f"language.{key}")
-    for original, ours in (
-        ("model.mm_projector.", "projector."),
-        ("model.text_hidden_fcs.0.", "seg_head."),
-    ):
-        if key.startswith(original):
-            return Place(ours + key.removeprefix(original))
-    if key.startswith("model.grounding_encoder."):
-        name = key.removeprefix("model.grounding_encoder.")
-        for pattern, replacement in _SAM:
-            name = pattern.sub(replacement, name)
-        return Place(f"segmenter.{name}")
-    for tower in ("vision", "text"):
-        if key.startswith(f"model.vision_tower.{tower}_tower."):
-            return place_clip(key.removeprefix(f"model.vision_tower.{tower}_tower."), tower)
-    return Place(key)
+def place_sam(key: str) -> str:
+    """SAM's own name of a weight -> transformers' name."""
+    for pattern, replacement in _SAM:
+        key = pattern.sub(replacement, key)
+    return key
 
 
 _CLIP_BLOCK = re.compile(r"^encoder\.layers\.(\d+)\.(.+)\.(weight|bias)$")
@@ -146,7 +128,7 @@ def place_clip(key: str, tower: str = "vision") -> Place | None:
 
     An unknown name comes back unchanged.
     """
-    if _UNUSED.search(key):
+    if COMPUTED.search(key):
         return None
     if key in _CLIP_TOP:
         return _CLIP_TOP[key]
@@ -207,8 +189,6 @@ def clip_config(raw: Mapping[str, Any], preprocessor: Mapping[str, Any] | None =
     Raises:
         ValueError: activations that open_clip's CLIP cannot have.
     """
-    from litelvlm.presets import CLIP_MEAN, CLIP_STD
-
     vision = _VISION_DEFAULTS | dict(raw.get("vision_config") or {})
     text = _TEXT_DEFAULTS | dict(raw.get("text_config") or {})
     acts = {vision["hidden_act"], text["hidden_act"]}
@@ -261,43 +241,88 @@ def sam_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[str, Any
     prefix = "segmenter.vision_encoder."
     position = shapes[prefix + "pos_embed"]  # (1, rows, columns, width)
     grid, width = position[1], position[3]
-    patch = shapes[prefix + "patch_embed.projection.weight"][2]
     depth = _count(shapes, prefix + r"layers\.(\d+)\.")
     spans = [shapes[f"{prefix}layers.{i}.attn.rel_pos_h"] for i in range(depth)]  # (2 size - 1, d)
     sizes = [(span[0] + 1) // 2 for span in spans]
     windows = [size for size in sizes if size != grid]
-    hidden = shapes["segmenter.prompt_encoder.no_mask_embed.weight"][1]
-    mlp = shapes[prefix + "layers.0.mlp.lin1.weight"][0]
     decoder = "segmenter.mask_decoder."
+    return sam_sizes(
+        grid=grid,
+        patch=shapes[prefix + "patch_embed.projection.weight"][2],
+        width=width,
+        mlp=shapes[prefix + "layers.0.mlp.lin1.weight"][0],
+        heads=width // spans[0][1],
+        depth=depth,
+        whole=[i for i, size in enumerate(sizes) if size == grid],
+        window=windows[0] if windows else 0,
+        out=shapes[prefix + "neck.conv2.weight"][0],
+        frequencies=shapes["segmenter.shared_image_embedding.positional_embedding"][1],
+        hidden=shapes["segmenter.prompt_encoder.no_mask_embed.weight"][1],
+        mask_channels=shapes["segmenter.prompt_encoder.mask_embed.conv2.weight"][0],
+        decoder_mlp=shapes[decoder + "transformer.layers.0.mlp.lin1.weight"][0],
+        decoder_depth=_count(shapes, decoder + r"transformer\.layers\.(\d+)\."),
+        quality=shapes[decoder + "iou_prediction_head.proj_in.weight"][0],
+    )
+
+
+def sam_sizes(
+    *,
+    grid: int,
+    width: int,
+    depth: int,
+    heads: int,
+    whole: list[int],
+    mlp: int,
+    out: int,
+    hidden: int,
+    frequencies: int,
+    patch: int = 16,
+    window: int = 14,
+    mask_channels: int = 16,
+    decoder_mlp: int = 2048,
+    decoder_depth: int = 2,
+    quality: int = 256,
+) -> dict[str, dict[str, Any]]:
+    """The `segmenter` part of a `ModelConfig` from the sizes of a SAM.
+
+    Args:
+        grid: patches a side of the square picture; `patch`: pixels a side of a patch.
+        width, depth, heads, mlp: of the image encoder; `whole`: its blocks that attend over the
+            whole picture, the others in windows of `window` patches.
+        out: channels of the picture's embedding; `hidden`: of the prompts.
+        frequencies: of the random position encoding.
+        mask_channels: of the (unused) mask prompt.
+        decoder_mlp, decoder_depth: of the two-way transformer; quality: width of its IoU head.
+    """
+    square = {"image_size": grid * patch, "patch_size": patch}
     return {
         "vision_config": {
             "hidden_size": width,
             "num_hidden_layers": depth,
-            "num_attention_heads": width // spans[0][1],
-            "global_attn_indexes": [i for i, size in enumerate(sizes) if size == grid],
-            "image_size": grid * patch,
-            "patch_size": patch,
-            "window_size": windows[0] if windows else 0,
+            "num_attention_heads": heads,
+            "global_attn_indexes": whole,
+            **square,
+            "window_size": window,
             "mlp_ratio": mlp / width,
             "mlp_dim": mlp,
-            "output_channels": shapes[prefix + "neck.conv2.weight"][0],
-            "num_pos_feats": shapes["segmenter.shared_image_embedding.positional_embedding"][1],
+            "output_channels": out,
+            "num_pos_feats": frequencies,
             "layer_norm_eps": 1e-6,
         },
         "prompt_encoder_config": {
             "hidden_size": hidden,
-            "image_size": grid * patch,
-            "patch_size": patch,
+            **square,
             "image_embedding_size": grid,
-            "mask_input_channels": shapes["segmenter.prompt_encoder.mask_embed.conv2.weight"][0],
+            "mask_input_channels": mask_channels,
             "layer_norm_eps": 1e-6,
         },
         "mask_decoder_config": {
             "hidden_size": hidden,
-            "mlp_dim": shapes[decoder + "transformer.layers.0.mlp.lin1.weight"][0],
-            "num_hidden_layers": _count(shapes, decoder + r"transformer\.layers\.(\d+)\."),
+            "mlp_dim": decoder_mlp,
+            "num_hidden_layers": decoder_depth,
             "num_attention_heads": 8,
-            "iou_head_hidden_dim": shapes[decoder + "iou_prediction_head.proj_in.weight"][0],
+            "iou_head_hidden_dim": quality,
+            # transformers' default is 1e-6; the two-way blocks were trained with 1e-5.
             "layer_norm_eps": 1e-5,
         },
     }

@@ -6,7 +6,6 @@ contributes just its "no mask" embedding. No fork of SAM is needed for that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,45 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import SamConfig, SamModel
 
-from litelvlm.geometry import sam_corner, sam_hw, sam_resize
+from litelvlm.geometry import MaskFrame, sam_corner, sam_hw, sam_resize
 from litelvlm.models import sam_encoder
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # 0..255 scale
 PIXEL_STD = (58.395, 57.12, 57.375)
-
-
-@dataclass(frozen=True)
-class MaskFrame:
-    """Sizes needed to bring a low-resolution mask back onto its picture.
-
-    Attributes:
-        size: side of SAM's square input in pixels.
-        resized_hw: size of the picture inside that square, the rest is padding.
-        image_hw: size of the picture itself.
-        corner: (left, top) of the picture inside the square.
-    """
-
-    size: int
-    resized_hw: tuple[int, int]
-    image_hw: tuple[int, int]
-    corner: tuple[int, int] = (0, 0)
-
-    def upscale(self, logits: Tensor) -> Tensor:
-        """(P, h, w) mask logits of the padded square -> (P, H, W) float32 on the picture."""
-        square = F.interpolate(
-            logits.float()[:, None], (self.size, self.size), mode="bilinear", align_corners=False
-        )
-        (left, top), (height, width) = self.corner, self.resized_hw
-        inside = square[..., top : top + height, left : left + width]
-        return F.interpolate(inside, self.image_hw, mode="bilinear", align_corners=False)[:, 0]
-
-
-@dataclass(frozen=True)
-class SegmenterScene:
-    """What SAM keeps of a picture: its (1, C, h, w) embedding and its sizes."""
-
-    embedding: Tensor
-    frame: MaskFrame
 
 
 def build_sam(config: dict[str, Any]) -> SamModel:

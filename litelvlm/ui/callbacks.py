@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from litelvlm.methods import get_method
-from litelvlm.config import CONTEXTS, POSITIONS, TEXTS
+from litelvlm.config import CONTEXTS, MODES, POSITIONS, TEXTS
 from litelvlm.errors import InputError
+from litelvlm.methods import get_method
 from litelvlm.pruning import ORDERS, SPLITS
+from litelvlm.question import check_budget
 from litelvlm.ui import panels
 from litelvlm.ui.desk import Desk
 from litelvlm.ui.examples import Example
@@ -83,8 +84,6 @@ class Controls:
 
 def check(desk: Desk, given: Controls) -> Ask:
     """A visitor's question, checked before any model runs. Raises `InputError`."""
-    from litelvlm.pipeline import MODES, check_budget
-
     total = desk.models.get(given.model or None).tokens_total
     phrases = check_phrases(given.phrases)
     budget = total if given.budget is None else check_budget(given.budget, total)

@@ -11,9 +11,9 @@ from typing import Any
 import cv2
 import gradio as gr
 
-from litelvlm.methods import METHODS
 from litelvlm.config import CONTEXTS, POSITIONS, TEXTS
-from litelvlm.presets import PRESETS
+from litelvlm.families.table import PRESETS
+from litelvlm.methods import METHODS
 from litelvlm.pruning import ORDERS, SPLITS
 from litelvlm.ui import api, callbacks, panels
 from litelvlm.ui.callbacks import EMPTY, NO_SNIPPET, Controls, Page
@@ -414,8 +414,8 @@ def model_line(desk: Desk, name: str) -> str:
     note = f": {esc(preset.note)}" if preset else ""
     known = (
         "It understands phrases in plain English."
-        if pipe.vocabulary is None
-        else f"It knows {len(pipe.vocabulary)} English words and nothing else; words it does not "
+        if pipe.family.vocabulary is None
+        else f"It knows {len(pipe.family.vocabulary)} English words and nothing else; words it does not "
         "know are named under your answer. On photos of real things it fails."
     )
     if preset and preset.random_only:

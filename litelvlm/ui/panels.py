@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from litelvlm import viz
-from litelvlm.methods import METHODS
 from litelvlm.bench import Spread
+from litelvlm.methods import METHODS
 from litelvlm.pruning import Reason
 from litelvlm.ui import charts
 from litelvlm.ui.limits import WORK_SIDE, enlarge_mask

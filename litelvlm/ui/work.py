@@ -18,9 +18,10 @@ from litelvlm.metrics import iou, reversal_auc, token_recall
 from litelvlm.ui.limits import Picture
 
 if TYPE_CHECKING:
-    from litelvlm.pipeline import EncodedImage, Pipeline
+    from litelvlm.pipeline import Pipeline
     from litelvlm.profiling import StageCost
     from litelvlm.result import GroundingResults
+    from litelvlm.scene import EncodedImage
 
 log = logging.getLogger(__name__)
 MARKS = (32, 64, 128, 192, 288, 576)
@@ -191,7 +192,7 @@ def _similarity(
     known = [item.selection.similarity for item in results]
     if all(scores is not None for scores in known):
         return np.stack(known)  # type: ignore[arg-type]
-    form = text or pipe.config.selection.text
+    form = text or pipe.family.defaults.text
     return pipe.similarity(scene, phrases, form).float().cpu().numpy()
 
 

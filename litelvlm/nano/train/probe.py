@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from litelvlm.geometry import MaskFrame
 from litelvlm.metrics import reversal_auc, token_recall
 from litelvlm.models.prompt import plain
-from litelvlm.models.segmenter import MaskFrame
 from litelvlm.nano.scenes import VAL, DrawnScene, make_scene, names
 from litelvlm.nano.train import clip as clip_stage
 from litelvlm.nano.train import masks as mask_stage

@@ -1,0 +1,187 @@
+"""What a model family offers the pipeline: encode a picture, score its tokens, answer.
+
+A family is one file beside this one and one line of `families.table`; `glamm.py` is the one to
+copy. Nothing outside this folder knows which family answers.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from litelvlm.config import MODES, SelectionConfig
+from litelvlm.methods import InsideResult, TokenView
+from litelvlm.profiling import Profiler
+from litelvlm.pruning import Selection
+from litelvlm.question import Question
+from litelvlm.scene import EncodedImage
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model can do.
+
+    Attributes:
+        scores: what selection methods may read of it; see `methods.Method.needs`.
+        modes: how it can be asked, of `config.MODES`.
+        masks: whether its answers come with masks.
+        joint: whether several phrases can share one prompt.
+    """
+
+    scores: frozenset[str]
+    modes: tuple[str, ...] = MODES
+    masks: bool = True
+    joint: bool = True
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says about one phrase.
+
+    Attributes:
+        text: written, or the template in forced mode.
+        logits: (h, w) float32 mask logits of the mask branch's square; None without a mask.
+        mask: (H, W) bool on the picture; likewise.
+        quality: the mask branch's own estimate of the mask's IoU, about 0..1; None without one.
+    """
+
+    text: str
+    logits: Tensor | None = None
+    mask: Tensor | None = None
+    quality: float | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answers to a question, and what the language model was given.
+
+    Attributes:
+        answers: one a phrase, in order.
+        llm_tokens: length of the longest sequence that entered.
+        inside: of a method that prunes inside the language model.
+    """
+
+    answers: tuple[Answer, ...]
+    llm_tokens: int
+    inside: InsideResult | None = None
+
+
+class Family(ABC):
+    """One loaded model, seen through its family's eyes.
+
+    Attributes:
+        name: of the model.
+        model: all weights, in evaluation mode.
+        defaults: its choices where a question leaves them open.
+        capabilities: what it can do.
+        vocabulary: words it was trained on; None for an open vocabulary.
+        tokens_total: N of an ordinary picture; a picture's own number is `EncodedImage.count`.
+        wordings: (questions, answers) that it was trained with, its own first.
+    """
+
+    name: str
+    model: nn.Module
+    defaults: SelectionConfig
+    capabilities: Capabilities
+    vocabulary: frozenset[str] | None = None
+    tokens_total: int
+    wordings: tuple[tuple[str, ...], tuple[str, ...]]
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """What the language model computes in."""
+
+    @property
+    @abstractmethod
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values that one position adds to the cache."""
+
+    @abstractmethod
+    def encode(
+        self, images: Sequence[np.ndarray], view: str, profiler: Profiler
+    ) -> list[EncodedImage]:
+        """Run what depends on the pictures alone.
+
+        Args:
+            images: (H, W, 3) uint8 each, upright RGB.
+            view: "crop" or "letterbox".
+            profiler: every stage goes through it.
+
+        Returns:
+            One record a picture, costs left empty.
+        """
+
+    @abstractmethod
+    def text_embeddings(
+        self, phrases: Sequence[str], form: str, question: str | None = None
+    ) -> Tensor:
+        """(T, E), phrases in the space they share with patches, not normalised.
+
+        Args:
+            phrases: at least one.
+            form: of `config.TEXTS`.
+            question: that form="question" fills in, in place of the model's own.
+        """
+
+    @abstractmethod
+    def view(
+        self, scene: EncodedImage, needs: frozenset[str], embeds: Tensor | None, rows: int
+    ) -> TokenView:
+        """What a selection rule reads of a picture.
+
+        Args:
+            scene: from `encode`.
+            needs: of the rule; other fields stay empty.
+            embeds: (rows, T, E), from `text_embeddings`; None where the rule reads no text.
+            rows: prompts that are asked; each gets the same picture.
+        """
+
+    @abstractmethod
+    def sequence(
+        self,
+        scene: EncodedImage,
+        question: Question,
+        selection: Selection | None,
+        profiler: Profiler,
+    ) -> Any:
+        """What enters the language model: embeddings and positions, of any rank.
+
+        Args:
+            scene: from `encode`.
+            question: settled.
+            selection: of the tokens that enter, a row a prompt; None for all of them.
+            profiler: every stage goes through it.
+
+        Raises:
+            InputError: longer than the model's positions reach.
+        """
+
+    @abstractmethod
+    def answer(
+        self, scene: EncodedImage, question: Question, sequence: Any, profiler: Profiler
+    ) -> Reply:
+        """Run the language model over a `sequence`, and the mask branch where there is one."""
+
+    def text_warnings(self, phrase: str, form: str) -> tuple[str, ...]:
+        """Short notes about a phrase whose end the text tower does not read."""
+        return ()
+
+    def unknown_words(self, phrase: str) -> tuple[str, ...]:
+        """Words of a phrase the model was never trained on, in order, each once."""
+        if self.vocabulary is None:
+            return ()
+        words = re.findall(r"[^\W_]+(?:'[^\W_]+)?", phrase.lower())
+        return tuple(dict.fromkeys(word for word in words if word not in self.vocabulary))
