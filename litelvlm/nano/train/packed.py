@@ -78,4 +78,4 @@ def packed(
 
 def rms_norm(module: nn.Module, x: Tensor) -> Tensor:
     """LLaMA's norm of (..., W), in float32."""
-    return F.rmsrms_norm(x.float(), x.shape[-1:], module.weight, module.variance_epsilon)
+    return F.rms_norm(x.float(), x.shape[-1:], module.weight, module.variance_epsilon)
