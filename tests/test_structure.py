@@ -22,26 +22,26 @@ LEVELS = [
     {"selecting"},
     {"families"},
     {"pipeline"},
-    {"loading", "viz", "data"},
+    {"loading", "viz", "data", "nano"},
     {"plugin"},
     {"evaluation"},
-    {"bench", "train", "evaluate", "reversal"},
+    {"bench", "evaluate", "reversal"},
     {"ui", "space"},
     {"cli"},
     {"__init__", "__main__"},
 ]
 # Where a package may be imported. Import inside a function counts too.
 DOORS = {
-    "open_clip": ("models/dual_encoder.py", "train/", "reversal.py"),
+    "open_clip": ("models/dual_encoder.py", "nano/train/", "reversal.py"),
     "transformers": (
         "models/language.py",
         "models/segmenter.py",
-        "train/",
+        "nano/train/",
         "plugin/",
         "models/sam_encoder.py",
     ),
     "gradio": ("ui/",),
-    "matplotlib": ("viz.py", "evaluation/", "train/", "reversal.py"),
+    "matplotlib": ("viz.py", "evaluation/", "nano/train/", "reversal.py"),
     "argparse": ("cli/",),
 }
 

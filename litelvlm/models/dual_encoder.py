@@ -121,7 +121,7 @@ class DualEncoder:
         self.image_size: int = visual.image_size[0]
         self.grid: tuple[int, int] = tuple(visual.grid_size)
         self.heads: int = visual.transformer.resblocks[-1].attn.num_heads
-        self.context_length: int = self.clip.context_length
+        self.context_length = int(self.clip.context_length)
         # One early block, at a depth of 5/24 as in CLIP-L, for rules that look at local detail.
         self.early = max(1, round(self.layers * 5 / 24)) - self.layers
         self._tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=self.context_length)
