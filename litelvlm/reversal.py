@@ -215,7 +215,7 @@ def tower_of_pipeline(pipe: Pipeline) -> Tower:
     encoder = pipe.family.encoder
     tokenize = open_clip.tokenizer.SimpleTokenizer(context_length=encoder.context_length)
     mean, std = encoder.image_mean, encoder.image_std
-    return Tower(pipe.name, pipe.family.model.dual_encoder, tokenize, encoder.image_size, mean, std)
+    return Tower(pipe.name, pipe.family.encoder.clip, tokenize, encoder.image_size, mean, std)
 
 
 def measure(

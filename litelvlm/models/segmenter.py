@@ -41,7 +41,8 @@ class Segmenter:
     def __init__(self, sam: SamModel, place: str = "corner") -> None:
         self.sam: Any = sam
         self.place = place
-        self.size: int = self.sam.config.vision_config.image_size
+        config: Any = sam.config
+        self.size: int = config.vision_config.image_size
         self.frame((1, 1))  # an unknown place is refused here, not at the first picture
 
     def frame(self, image_hw: tuple[int, int]) -> MaskFrame:
