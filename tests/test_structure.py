@@ -15,12 +15,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from modules of a lower level; inside one folder anything goes.
 LEVELS = [
     {"_version", "errors", "pruning", "resources"},
-    {"config", "geometry", "images", "profiling", "metrics"},
+    {"config", "geometry", "images", "memory", "profiling", "metrics"},
     {"result", "methods"},
     {"models"},
     {"question", "scene"},
     {"selecting"},
     {"families"},
+    {"recording"},
     {"pipeline"},
     {"loading", "viz", "data", "nano"},
     {"plugin"},
