@@ -32,7 +32,7 @@ _TOLD = (
     (rb"....ftyp(hei|hev|mif)", "HEIC needs one more package, pillow-heif; or export it as JPEG"),
     (rb"\s*(<\?xml.*)?(<!--.*-->\s*)?(<!DOCTYPE svg.*)?<svg", "SVG is not taken, export it as PNG"),
     (rb"(?i)\s*(<!doctype )?<?html", "is a web page, not a picture"),
-    (rb"%PDF|%!PS", "PDF is not taken, export the page as PNG"),
+    (rb"%PDF|%!PS", "PDF and PostScript are not taken, export the page as PNG"),
 )
 log = logging.getLogger(__name__)
 

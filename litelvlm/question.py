@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from litelvlm.config import CONTEXTS, MODES, POSITIONS, TEXTS, SelectionConfig
@@ -130,6 +130,15 @@ class Question:
             given["positions"] = None  # such a method numbers by its own rule
         chosen = {name: own[name] if given[name] is None else given[name] for name in own}
         return replace(self, budget=budget, **chosen)
+
+    def chosen(self) -> dict[str, Any]:
+        """The options that were not left as they are: keyword arguments that ask the same."""
+        return {
+            field.name: value
+            for field in fields(self)
+            if field.name not in ("phrases", "budget")
+            and (value := getattr(self, field.name)) != field.default
+        }
 
     def settings(self, count: int, view: str) -> dict[str, Any]:
         """A settled question without its phrases, as plain data.

@@ -21,7 +21,7 @@ from pycocotools import mask as coco
 from litelvlm import viz
 from litelvlm.errors import InputError, MemoryShortError
 from litelvlm.metrics import iou
-from litelvlm.ui import callbacks, charts, limits, panels, pictures, work, zero
+from litelvlm.ui import callbacks, charts, handout, limits, panels, pictures, work, zero
 from litelvlm.ui.callbacks import Controls, Page
 from litelvlm.ui.desk import Desk
 from litelvlm.ui.examples import Example, examples
@@ -337,7 +337,7 @@ def test_masks_to_download_have_the_size_of_the_upload(desk, ask, tmp_path):
     Image.effect_noise((2000, 500), 60).save(large)
     page = callbacks.ground(desk, None, replace(ask, picture=str(large), phrases="noise"))
     assert page.session.picture.image.shape == (400, 1600, 3)
-    record = panels.to_json(page.session)
+    record = handout.to_json(page.session)
     assert record["results"][0]["mask_rle"]["size"] == [500, 2000]
     assert "2000 × 500" in page.status
 
@@ -520,7 +520,7 @@ def test_pictures_of_any_shape_get_a_mask_of_their_own_size(desk, ask, tmp_path,
     path = write(tmp_path / "p.png", Image.effect_noise(size, 50))
     page = callbacks.ground(desk, None, replace(ask, picture=path, phrases="x"))
     assert page.session is not None, page.status
-    rle = panels.to_json(page.session)["results"][0]["mask_rle"]
+    rle = handout.to_json(page.session)["results"][0]["mask_rle"]
     assert rle["size"] == [size[1], size[0]]
 
 
@@ -541,11 +541,11 @@ def test_the_orientation_of_a_photo_is_applied(tmp_path, turn):
     assert limits.read_picture(path).original_hw == expected
 
 
-@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "PPM", "EPS", "ICO"])
+@pytest.mark.parametrize("kind", ["PPM", "EPS", "ICO"])
 def test_other_formats_are_refused_whatever_their_name(tmp_path, kind):
     path = tmp_path / "p.png"
     Image.new("RGB", (32, 32), "red").save(path, format=kind)
-    with pytest.raises(InputError, match="this file: not a JPEG, PNG or WEBP"):
+    with pytest.raises(InputError, match=r"this file: (not a picture that is known|PDF and PostScript are not taken)"):
         limits.read_picture(str(path))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from litelvlm import viz
 from litelvlm.errors import InputError
-from litelvlm.ui import panels
+from litelvlm.ui import handout
 from litelvlm.ui.callbacks import Controls, check
 from litelvlm.ui.components import Picture, Raw
 from litelvlm.ui.desk import Desk
@@ -77,7 +77,7 @@ class Endpoints:
             model, image, phrases, budget, method, split, order, positions, context, text, mode
         )
         given = _answered(self.desk, controls)
-        return _overlay(given), panels.to_json(given)
+        return _overlay(given), handout.to_json(given)
 
     def compare(
         self,
@@ -120,7 +120,10 @@ class Endpoints:
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
         assert given.measured is not None
-        record: dict[str, Any] = {"pruned": panels.to_json(given), "agreement_iou": given.agreement}
+        record: dict[str, Any] = {
+            "pruned": handout.to_json(given),
+            "agreement_iou": given.agreement,
+        }
         record["unpruned"] = {
             "llm_tokens": given.unpruned.costs.llm_tokens,
             "kv_cache_bytes": given.unpruned.costs.kv_cache_bytes,

@@ -12,17 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from litelvlm.config import CONTEXTS, MODES, POSITIONS, TEXTS
 from litelvlm.errors import InputError
-from litelvlm.methods import get_method
-from litelvlm.pruning import ORDERS, SPLITS
-from litelvlm.question import check_budget
-from litelvlm.ui import panels
+from litelvlm.question import SELECTION_OPTIONS, Question
+from litelvlm.ui import costs, handout, panels
 from litelvlm.ui.desk import Desk
 from litelvlm.ui.examples import Example
 from litelvlm.ui.limits import check_phrases, read_picture, take_picture
 from litelvlm.ui.pictures import esc, photo_style
-from litelvlm.ui.work import Answer, Ask
+from litelvlm.ui.work import Answer
 
 log = logging.getLogger(__name__)
 
@@ -82,31 +79,17 @@ class Controls:
     mode: Any = "forced"
 
 
-def check(desk: Desk, given: Controls) -> Ask:
+def check(desk: Desk, given: Controls) -> Question:
     """A visitor's question, checked before any model runs. Raises `InputError`."""
-    total = desk.models.get(given.model or None).tokens_total
-    phrases = check_phrases(given.phrases)
-    budget = total if given.budget is None else check_budget(given.budget, total)
-    method = get_method(str(given.method or "litelvlm")).name
-    options: list[tuple[str, Any]] = []
-    split = _split(given.split)
-    if split is not None:
-        options.append(("split", split))
-    for name, value, known in (
-        ("order", given.order, ORDERS),
-        ("positions", given.positions, POSITIONS),
-        ("context", given.context, CONTEXTS),
-        ("text", given.text, TEXTS),
-    ):
-        if value not in (None, ""):
-            options.append((name, _choice(name, value, known)))
-    mode = _choice("mode", given.mode or "forced", MODES)
-    if mode == "generate" and get_method(method).where == "inside" and budget < total:
-        raise InputError(
-            f"{get_method(method).title} prunes inside the language model: it works with the "
-            "answer template only, not with a written answer."
-        )
-    return Ask(phrases, budget, method, tuple(options), mode)
+    family = desk.models.get(given.model or None).family
+    options = {name: getattr(given, name) for name in (*SELECTION_OPTIONS, "mode", "method")}
+    question = Question(
+        check_phrases(given.phrases),
+        given.budget,
+        **{name: value for name, value in options.items() if value not in (None, "")},
+    )
+    asked = question.settle(family.tokens_total, family.defaults)
+    return replace(question, budget=asked.budget)
 
 
 def ground(desk: Desk, session: Answer | None, given: Controls, index: Any = 0) -> Page:
@@ -152,10 +135,10 @@ def _filled(desk: Desk, answer: Answer, before: Answer | None, start: float, ind
         masks=panels.masks(answer),
         tokens=panels.tokens(answer, number),
         similarity=panels.similarity(answer, number),
-        cost=panels.cost(answer),
+        cost=costs.cost(answer),
         curve=panels.empty(EMPTY["curve"]),
         downloads=panels.empty(EMPTY["downloads"]),
-        snippet=panels.snippet(answer, desk.settings.device, desk.settings.dtype),
+        snippet=handout.snippet(answer, desk.settings.device, desk.settings.dtype),
         phrases=phrases if len(phrases) > 1 else (),
     )
     total = answer.pruned.costs.tokens_total
@@ -200,7 +183,7 @@ def measure(desk: Desk, session: Answer | None) -> Page:
         answer = desk.measure(session)
     except InputError as error:
         return Page(cost=panels.notice("error", esc(error)))
-    return Page(session=answer, cost=panels.cost(answer))
+    return Page(session=answer, cost=costs.cost(answer))
 
 
 def sweep(desk: Desk, session: Answer | None) -> Iterator[Page]:
@@ -211,7 +194,7 @@ def sweep(desk: Desk, session: Answer | None) -> Iterator[Page]:
     total = session.pruned.costs.tokens_total
     try:
         for state in desk.sweep(session):
-            yield Page(curve=panels.curve(state, total))
+            yield Page(curve=costs.curve(state, total))
     except InputError as error:
         yield Page(curve=panels.notice("error", esc(error)))
 
@@ -220,30 +203,9 @@ def prepare_downloads(session: Answer | None) -> Page:
     """Masks, records and figure as links that hold their file."""
     if session is None or not session.current:
         return Page(downloads=panels.notice("warn", "Nothing to save yet", "Find something first."))
-    return Page(downloads=panels.downloads(session, figures=True))
+    return Page(downloads=handout.downloads(session, figures=True))
 
 
 def _index(answer: Answer, index: Any) -> int:
     last = len(answer.ask.phrases) - 1
     return index if isinstance(index, int) and 0 <= index <= last else 0
-
-
-def _choice(name: str, value: Any, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise InputError(f"{name} must be one of {', '.join(known)}, got {str(value)[:40]!r}")
-    return value
-
-
-def _split(value: Any) -> str | float | None:
-    if value in (None, ""):
-        return None
-    if value in SPLITS:
-        return value
-    try:
-        share = float(value)
-    except (TypeError, ValueError):
-        share = -1.0
-    if isinstance(value, bool) or not 0.0 <= share <= 1.0:
-        known = ", ".join(SPLITS)
-        raise InputError(f"split must be {known} or a share in 0..1, got {str(value)[:40]!r}")
-    return share

@@ -1,4 +1,4 @@
-"""The desk: the models of one demo and the three jobs they do, on whatever hardware there is."""
+"""The models of one demo and the three jobs they do, on whatever hardware there is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from litelvlm.errors import InputError
+from litelvlm.question import Question
 from litelvlm.ui import work
 from litelvlm.ui.limits import Picture, take_picture
 from litelvlm.ui.settings import Settings
@@ -41,7 +42,7 @@ class Desk:
         models, holds = self.models, self.holds
 
         @gpu(lambda name, picture, ask, before: 15 + 3 * len(ask.phrases))
-        def _answer(name: str, picture: Picture, ask: work.Ask, before: Any) -> work.Answer:
+        def _answer(name: str, picture: Picture, ask: Question, before: Any) -> work.Answer:
             return work.answer(models.get(name), picture, ask, before, hold=holds)
 
         @gpu(lambda name, given: 40 + 10 * len(given.ask.phrases))
@@ -67,7 +68,7 @@ class Desk:
             return DEFAULT_TOKENS
 
     def answer(
-        self, name: str, picture: Picture, ask: work.Ask, before: work.Answer | None
+        self, name: str, picture: Picture, ask: Question, before: work.Answer | None
     ) -> work.Answer:
         """See `work.answer`."""
         if before is not None and not self.holds:
@@ -97,7 +98,7 @@ class Desk:
             blank = take_picture(np.full((64, 64, 3), 128, np.uint8))
             given = None
             for budget in work.budgets(total)[:2]:
-                ask = work.Ask(("a thing",), budget)
+                ask = Question(("a thing",), budget)
                 given = self.answer(self.models.names[0], blank, ask, given)
         except InputError as error:
             log.warning("no model yet: %s", error)

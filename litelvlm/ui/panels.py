@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from litelvlm import viz
-from litelvlm.bench import Spread
 from litelvlm.methods import METHODS
 from litelvlm.pruning import Reason
 from litelvlm.ui import charts
-from litelvlm.ui.limits import WORK_SIDE, enlarge_mask
-from litelvlm.ui.pictures import data_url, esc, figure_bytes, png, view_size
-from litelvlm.ui.work import Answer, Sweep, budgets
+from litelvlm.ui.limits import WORK_SIDE
+from litelvlm.ui.pictures import data_url, esc, png, view_size
+from litelvlm.ui.work import Answer
 
-STAGES = {
-    "clip_image": "CLIP reads the picture",
-    "sam_image": "SAM reads the picture",
-    "clip_text": "CLIP reads the phrase",
-    "select": "Choose tokens",
-    "project": "Project tokens",
-    "llm_prefill": "Language model, prefill",
-    "llm_decode": "Language model, writing",
-    "mask_decode": "Mask decoder",
-}
 _REASON_CLASS = {
     Reason.SIMILARITY: "sim",
     Reason.CONTEXT: "ctx",
@@ -69,7 +57,8 @@ def _layer(layer: np.ndarray, alt: str, kind: str = "") -> str:
     return f'<img class="lv-layer {kind}" src="{data_url(png(layer))}" alt="{esc(alt)}"/>'
 
 
-def _swatch(kind: str) -> str:
+def swatch(kind: str) -> str:
+    """The little square of a kind of token."""
     return f'<i class="lv-swatch lv-{kind}" aria-hidden="true"></i>'
 
 
@@ -206,7 +195,7 @@ def tokens(given: Answer, index: int) -> str:
     if merged:
         rows.insert(-1, ("merged", merged, "means of several patches, not drawn"))
     counts = "".join(
-        f"<li>{_swatch(kind)}<span><b>{count}</b> {text}</span></li>" for kind, count, text in rows
+        f"<li>{swatch(kind)}<span><b>{count}</b> {text}</span></li>" for kind, count, text in rows
     )
     lines = []
     if facts.recall is not None:
@@ -216,7 +205,7 @@ def tokens(given: Answer, index: int) -> str:
         )
     if facts.unseen > 0.005:
         lines.append(
-            f"{_swatch('unseen')} CLIP is shown the middle square: <b>{_percent(facts.unseen)}</b> "
+            f"{swatch('unseen')} CLIP is shown the middle square: <b>{_percent(facts.unseen)}</b> "
             "of this picture (hatched) never becomes a token. SAM sees all of it."
         )
     if facts.padding:
@@ -263,8 +252,8 @@ def similarity(given: Answer, index: int) -> str:
         parts.append(
             "<h4>Inside and outside the mask</h4>"
             f"{charts.histogram(values[facts.seen], inside, cut)}"
-            f'<p class="lv-caption">{_swatch("inside")} {int(inside.sum())} patches inside the '
-            f"mask {_swatch('outside')} {int((~inside).sum())} outside; share of each group.</p>"
+            f'<p class="lv-caption">{swatch("inside")} {int(inside.sum())} patches inside the '
+            f"mask {swatch('outside')} {int((~inside).sum())} outside; share of each group.</p>"
         )
     return "".join(parts) + f'<div class="lv-text">{reversal(facts.auc)}</div>'
 
@@ -291,270 +280,4 @@ def reversal(auc: float | None) -> str:
     return (
         f"<p>Reversal (AUC) <b>{auc:.2f}</b>: the chance that a patch inside the mask scores "
         f"higher than one outside. 0.5 would be no relation; {text}.</p>"
-    )
-
-
-# -------------------------------------------------------------------------------------------- cost
-def cost(given: Answer) -> str:
-    """Time of each stage with and without pruning, and what else it costs."""
-    measured = given.measured
-    ours: dict[str, Spread] = {}
-    full: dict[str, Spread] = {}
-    if measured is not None:
-        ours = {stage: pair[0] for stage, pair in measured.stages.items() if pair[0]}
-        full = {stage: pair[1] for stage, pair in measured.stages.items() if pair[1]}
-        how = (
-            f"Median of {measured.repeats} runs each after a warm-up, taken in turns; the "
-            "line marks the fastest and the slowest."
-        )
-    else:
-        ours = {c.stage: Spread(c.ms, c.ms, c.ms) for c in given.pruned.costs.stages}
-        full = {c.stage: Spread(c.ms, c.ms, c.ms) for c in given.unpruned.costs.stages}
-        how = "One run each, just now: good for a first look. Measure again for the spread."
-    stages = [stage for stage in STAGES if stage in ours or stage in full]
-    once = {c.stage: c.ms for c in given.encode_costs}
-    top = max([s.high for s in (*ours.values(), *full.values())] + list(once.values()) + [1e-6])
-    kept, total = given.pruned.costs.tokens_kept, given.pruned.costs.tokens_total
-    rows = "".join(_bar_row(STAGES[s], [("pruned", ours.get(s)), ("full", full.get(s))], top)
-                   for s in stages)  # fmt: skip
-    shared = "".join(
-        _bar_row(STAGES[stage], [("once", Spread(ms, ms, ms))], top) for stage, ms in once.items()
-    )
-    sums = [sum(spread.median for spread in group.values()) for group in (ours, full)]
-    table = (
-        f'<div class="lv-key-line">{_swatch("pruned")} {kept} tokens {_swatch("full")} all {total} '
-        f"tokens</div><div class='lv-bars'>{rows}"
-        f'<div class="lv-bar-row lv-sum"><span>Sum</span><span></span><span>{sums[0]:.1f}<br>'
-        f"{sums[1]:.1f} ms</span></div></div>"
-        f'<p class="lv-caption">{how} Device: {esc(given.pruned.costs.device)}, '
-        f"{esc(given.pruned.costs.dtype)}.</p>"
-        f"<h4>Once per picture, the same for both</h4><div class='lv-bars'>{shared}</div>"
-        '<p class="lv-caption">Moving the slider does not repeat these.</p>'
-    )
-    return f'<div class="lv-tiles">{"".join(_tiles(given, ours, full))}</div>{table}'
-
-
-def _bar_row(name: str, bars: Iterable[tuple[str, Spread | None]], top: float) -> str:
-    shapes, numbers = "", []
-    for kind, spread in bars:
-        if spread is None:
-            shapes += '<span class="lv-track"></span>'
-            numbers.append("–")
-            continue
-        whisker = ""
-        if spread.high > spread.low:
-            low, high = 100 * spread.low / top, 100 * spread.high / top
-            whisker = f'<i class="lv-whisker" style="left:{low:.2f}%;width:{high - low:.2f}%"></i>'
-        shapes += (
-            f'<span class="lv-track"><i class="lv-fill lv-{kind}" '
-            f'style="width:{100 * spread.median / top:.2f}%"></i>{whisker}</span>'
-        )
-        numbers.append(f"{spread.median:.1f} ms")
-    return (
-        f'<div class="lv-bar-row"><span>{name}</span><span class="lv-pair">{shapes}</span>'
-        f"<span>{'<br>'.join(numbers)}</span></div>"
-    )
-
-
-def _tiles(given: Answer, ours: dict[str, Spread], full: dict[str, Spread]) -> list[str]:
-    a, b = given.pruned.costs, given.unpruned.costs
-    tiles = [
-        _tile(
-            "Tokens in the language model",
-            f"{a.llm_tokens} <small>of {b.llm_tokens}</small>",
-            "text + image, counted as they entered",
-        )
-    ]
-    if "llm_prefill" in ours and "llm_prefill" in full:
-        mine, all_of_it = ours["llm_prefill"], full["llm_prefill"]
-        factor = all_of_it.median / max(mine.median, 1e-6)
-        many = given.measured.repeats if given.measured else 1
-        word = "wall clock, one run each" if many == 1 else f"wall clock, median of {many}"
-        tiles.append(_tile("Prefill", f"{factor:.1f}× <small>as fast</small>", word))
-    tiles.append(
-        _tile(
-            "KV cache",
-            f"{_bytes(a.kv_cache_bytes)} <small>of {_bytes(b.kv_cache_bytes)}</small>",
-            "per phrase, computed from the tokens",
-        )
-    )
-    measured = given.measured
-    if measured is None:
-        tiles.append(_tile("Work of the prefill", "–", "counted by “Measure again”"))
-        tiles.append(_tile("Peak of activations", "–", "counted by “Measure again”"))
-    else:
-        pair = [r.costs.stage("llm_prefill") for r in (measured.pruned, measured.unpruned)]
-        if pair[0] and pair[1] and pair[0].flops is not None and pair[1].flops is not None:
-            tiles.append(
-                _tile(
-                    "Work of the prefill",
-                    f"{_flops(pair[0].flops)} <small>of {_flops(pair[1].flops)}</small>",
-                    "counted from the operators that ran",
-                )
-            )
-        if pair[0] and pair[1] and None not in (pair[0].peak_bytes, pair[1].peak_bytes):
-            tiles.append(
-                _tile(
-                    "Peak of activations",
-                    f"{_bytes(pair[0].peak_bytes)} <small>of {_bytes(pair[1].peak_bytes)}</small>",
-                    "prefill, above the weights"
-                    + (", tally of tensors" if a.device == "cpu" else ", from the allocator"),
-                )
-            )
-    tiles.append(_tile("Weights", _bytes(a.weight_bytes), "the same with and without pruning"))
-    return tiles
-
-
-def _tile(name: str, value: str, how: str) -> str:
-    return f'<div class="lv-tile"><span>{name}</span><b>{value}</b><em>{how}</em></div>'
-
-
-def _bytes(count: int | None) -> str:
-    if count is None:
-        return "–"
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} B"
-
-
-def _flops(count: int) -> str:
-    for unit, size in (("TFLOP", 1e12), ("GFLOP", 1e9)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count / 1e6:.3g} MFLOP"
-
-
-# ------------------------------------------------------------------------------------ budget curve
-def curve(given: Sweep, total: int) -> str:
-    """Agreement and prefill time over budgets, for the chosen method, random and grid."""
-    names = [METHODS[line.method].title for line in given.curves]
-    ticks = budgets(total)
-    slowest = max(
-        [given.unpruned_ms, 1e-3] + [ms for line in given.curves for _, _, ms in line.points]
-    )
-    agreement = charts.lines(
-        [(n, [(b, s) for b, s, _ in c.points]) for n, c in zip(names, given.curves, strict=True)],
-        title="Agreement with the unpruned mask (IoU)",
-        ticks=ticks,
-        top=1.0,
-        digits=2,
-    )
-    time = charts.lines(
-        [(n, [(b, ms) for b, _, ms in c.points]) for n, c in zip(names, given.curves, strict=True)],
-        title="Prefill of the language model, ms",
-        ticks=ticks,
-        top=slowest * 1.15,
-        level=(given.unpruned_ms, "all tokens"),
-        digits=1 if slowest < 20 else 0,
-    )
-    keys = " ".join(
-        f'<span class="lv-keyed">{charts.line_key(number)} {esc(name)}</span>'
-        for number, name in enumerate(names)
-    )
-    done = 100 * given.done / max(1, given.total)
-    bar = (
-        f'<div class="lv-progress" role="progressbar" aria-valuenow="{done:.0f}" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-label="Budget curve"><i style="width:{done:.1f}%"></i></div>'
-        if given.done < given.total
-        else ""
-    )
-    return (
-        f'{bar}<div class="lv-key-line">{keys}</div><div class="lv-charts">{agreement}{time}</div>'
-        f'<p class="lv-caption">{given.done} of {given.total} points. Mean over '
-        f"{len(given.phrases)} phrase{'s' if len(given.phrases) != 1 else ''}; random draws "
-        "anew three times; time is the median of three. Agreement is with this model’s own "
-        f"unpruned mask, not with the truth.</p>{_curve_table(given, names)}"
-    )
-
-
-def _curve_table(given: Sweep, names: Sequence[str]) -> str:
-    rows = [
-        f"<tr><td>{esc(name)}</td><td>{budget}</td><td>{score:.3f}</td><td>{ms:.1f}</td></tr>"
-        for name, line in zip(names, given.curves, strict=True)
-        for budget, score, ms in line.points
-    ]
-    if not rows:
-        return ""
-    return (
-        "<details class='lv-details'><summary>The numbers</summary><table><tr><th>method</th>"
-        f"<th>tokens</th><th>IoU</th><th>prefill, ms</th></tr>{''.join(rows)}</table></details>"
-    )
-
-
-# ------------------------------------------------------------------------------------------ use it
-def snippet(given: Answer, device: str | None, dtype: str | None) -> str:
-    """Python lines that reproduce exactly this result."""
-    load = [repr(given.model)]
-    load += [f"device={device!r}"] if device else []
-    load += [f"dtype={dtype!r}"] if dtype else []
-    ask = given.ask
-    options = [f"method={ask.method!r}"] if ask.method != "litelvlm" else []
-    options += [f"{name}={value!r}" for name, value in ask.options]
-    options += [f"mode={ask.mode!r}"] if ask.mode != "forced" else []
-    more = "".join(f", {option}" for option in options)
-    lines = ["import litelvlm"]
-    source = '"your-picture.jpg"'
-    if given.picture.shrunk:
-        lines += ["from litelvlm.images import read_image", "from litelvlm.ui.limits import fit"]
-        source = f"fit(read_image({source}), {WORK_SIDE})"
-    lines += [
-        "",
-        f"pipe = litelvlm.load({', '.join(load)})",
-        f"scene = pipe.encode({source})",
-        f"results = pipe.ground(scene, {list(ask.phrases)!r}, budget={ask.budget}{more})",
-        "for result in results:",
-        "    print(result.phrase, result.found, result.area_fraction)",
-        "print(results.costs)",
-        'litelvlm.show(results, "figure.png")',
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def downloads(given: Answer, figures: bool = False) -> str:
-    """Links that hold their file themselves; the figure only when asked for, it takes a second."""
-    links = []
-    for number, item in enumerate(given.pruned, 1):
-        mask = enlarge_mask(item.mask, given.picture.original_hw)
-        file = png(mask.astype(np.uint8) * 255, 6)
-        links.append(
-            _link(file, "image/png", f"mask-{number}.png", f"Mask of “{item.phrase[:40]}”")
-        )
-    record = to_json(given)
-    rle = [{"phrase": r["phrase"], "segmentation": r["mask_rle"]} for r in record["results"]]
-    links.append(_link(_json(rle), "application/json", "masks-coco-rle.json", "Masks as COCO RLE"))
-    links.append(_link(_json(record), "application/json", "result.json", "Everything as JSON"))
-    if figures:
-        picture = viz.figure(given.pruned)
-        for kind, mime in (("png", "image/png"), ("svg", "image/svg+xml")):
-            file = figure_bytes(picture, kind)
-            links.append(_link(file, mime, f"figure.{kind}", f"Figure, {kind.upper()}"))
-    return f'<div class="lv-links">{"".join(links)}</div>'
-
-
-def to_json(given: Answer) -> dict:
-    """The result record of the demo: the library's, with masks at the picture's own size."""
-    from dataclasses import replace
-
-    items = tuple(
-        replace(item, mask=enlarge_mask(item.mask, given.picture.original_hw))
-        for item in given.pruned
-    )
-    record = replace(given.pruned, items=items).to_json()
-    height, width = given.picture.original_hw
-    record["image"] = {"width": width, "height": height, "sha256": given.picture.key}
-    for result, score in zip(record["results"], given.agreement, strict=True):
-        result["agreement_with_unpruned_iou"] = round(score, 4)
-    return record
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, indent=1).encode()
-
-
-def _link(content: bytes, kind: str, name: str, text: str) -> str:
-    size = f"{len(content) / 1e3:.0f} kB" if len(content) >= 1000 else f"{len(content)} B"
-    return (
-        f'<a class="lv-link" download="{esc(name)}" href="{data_url(content, kind)}">'
-        f"{esc(text)} <small>{esc(name)}, {size}</small></a>"
     )

@@ -7,7 +7,7 @@ import statistics
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from litelvlm import viz
 from litelvlm.bench import Comparison, compare
 from litelvlm.errors import InputError
 from litelvlm.metrics import iou, reversal_auc, token_recall
+from litelvlm.question import Question
 from litelvlm.ui.limits import Picture
 
 if TYPE_CHECKING:
@@ -26,29 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 MARKS = (32, 64, 128, 192, 288, 576)
 LEAST = 8  # smallest budget the slider offers
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A question to the model.
-
-    Attributes:
-        phrases: 1 to 6.
-        budget: image tokens that may enter the language model, 1..N.
-        method: name of the selection method.
-        options: split, order, positions, context, text; a missing one is the model's default.
-        mode: "forced" or "generate".
-    """
-
-    phrases: tuple[str, ...]
-    budget: int
-    method: str = "litelvlm"
-    options: tuple[tuple[str, Any], ...] = ()
-    mode: str = "forced"
-
-    def keywords(self) -> dict[str, Any]:
-        """Keyword arguments of `Pipeline.ground`."""
-        return {"method": self.method, "mode": self.mode, **dict(self.options)}
 
 
 @dataclass(frozen=True)
@@ -70,7 +48,7 @@ class Answer:
 
     picture: Picture
     scene: EncodedImage | None
-    ask: Ask
+    ask: Question
     pruned: GroundingResults
     unpruned: GroundingResults
     similarity: np.ndarray
@@ -135,7 +113,12 @@ class Facts:
 
 
 def answer(
-    pipe: Pipeline, picture: Picture, ask: Ask, before: Answer | None = None, *, hold: bool = True
+    pipe: Pipeline,
+    picture: Picture,
+    ask: Question,
+    before: Answer | None = None,
+    *,
+    hold: bool = True,
 ) -> Answer:
     """Ground the phrases with and without pruning, reusing what an earlier answer holds.
 
@@ -158,8 +141,7 @@ def answer(
     )
     scene = before.scene if same and before is not None else pipe.encode(picture.image)
     assert scene is not None
-    pruned = pipe.ground(scene, ask.phrases, ask.budget, **ask.keywords())
-    text = dict(ask.options).get("text")
+    pruned = pipe.answer(scene, ask)
     if (
         same
         and before is not None
@@ -167,8 +149,8 @@ def answer(
     ):
         unpruned = before.unpruned
     else:
-        unpruned = pipe.ground(scene, ask.phrases, None, mode=ask.mode)
-    similarity = _similarity(pipe, scene, pruned, ask.phrases, text)
+        unpruned = pipe.answer(scene, Question(ask.phrases, mode=ask.mode))
+    similarity = _similarity(pipe, scene, pruned, ask.phrases, ask.text)
     return Answer(
         picture=picture,
         scene=scene if hold else None,
@@ -204,7 +186,8 @@ def measure(pipe: Pipeline, given: Answer, repeats: int = 5) -> Answer:
     """
     scene = given.scene or pipe.encode(given.picture.image)
     ask = given.ask
-    measured = compare(pipe, scene, ask.phrases, ask.budget, repeats=repeats, **ask.keywords())
+    assert ask.budget is not None  # `callbacks.check` fills it in
+    measured = compare(pipe, scene, ask.phrases, ask.budget, repeats=repeats, **ask.chosen())
     return replace(given, measured=measured)
 
 
@@ -254,15 +237,15 @@ def sweep(pipe: Pipeline, given: Answer, repeats: int = 3) -> Iterator[Sweep]:
     scene = given.scene or pipe.encode(given.picture.image)
     ask = given.ask
     names = tuple(dict.fromkeys((ask.method, "random", "grid")))
-    steps = [(budget, name) for budget in budgets(pipe.tokens_total)[:-1] for name in names]
+    steps = [(budget, name) for budget in budgets(scene.count)[:-1] for name in names]
     points: dict[str, list[tuple[int, float, float]]] = {name: [] for name in names}
-    full = [pipe.ground(scene, ask.phrases, None, mode=ask.mode) for _ in range(repeats)]
+    whole = Question(ask.phrases, mode=ask.mode)
+    full = [pipe.answer(scene, whole) for _ in range(repeats)]
     unpruned_ms = statistics.median(_prefill(run) for run in full)
     yield Sweep(tuple(Curve(name) for name in names), 0, len(steps), unpruned_ms, ask.phrases)
     for done, (budget, name) in enumerate(steps, 1):
-        keywords = {**ask.keywords(), "method": name}
         runs = [
-            pipe.ground(scene, ask.phrases, budget, seed=turn, **keywords)
+            pipe.answer(scene, replace(ask, budget=budget, method=name, seed=turn))
             for turn in range(repeats)
         ]
         scores = [iou(a.mask, b.mask) for run in runs for a, b in zip(run, full[0], strict=True)]

@@ -1,0 +1,87 @@
+"""What a visitor takes away: the lines that reproduce an answer, masks, records, the figure."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from litelvlm import viz
+from litelvlm.ui.limits import WORK_SIDE, enlarge_mask
+from litelvlm.ui.pictures import data_url, esc, figure_bytes, png
+from litelvlm.ui.work import Answer
+
+
+# ------------------------------------------------------------------------------------------ use it
+def snippet(given: Answer, device: str | None, dtype: str | None) -> str:
+    """Python lines that reproduce exactly this result."""
+    load = [repr(given.model)]
+    load += [f"device={device!r}"] if device else []
+    load += [f"dtype={dtype!r}"] if dtype else []
+    ask = given.ask
+    more = "".join(f", {name}={value!r}" for name, value in ask.chosen().items())
+    lines = ["import litelvlm"]
+    source = '"your-picture.jpg"'
+    if given.picture.shrunk:
+        lines += ["from litelvlm.images import read_image", "from litelvlm.ui.limits import fit"]
+        source = f"fit(read_image({source}), {WORK_SIDE})"
+    lines += [
+        "",
+        f"pipe = litelvlm.load({', '.join(load)})",
+        f"scene = pipe.encode({source})",
+        f"results = pipe.ground(scene, {list(ask.phrases)!r}, budget={ask.budget}{more})",
+        "for result in results:",
+        "    print(result.phrase, result.found, result.area_fraction)",
+        "print(results.costs)",
+        'litelvlm.show(results, "figure.png")',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def downloads(given: Answer, figures: bool = False) -> str:
+    """Links that hold their file themselves; the figure only when asked for, it takes a second."""
+    links = []
+    for number, item in enumerate(given.pruned, 1):
+        mask = enlarge_mask(item.mask, given.picture.original_hw)
+        file = png(mask.astype(np.uint8) * 255, 6)
+        links.append(
+            _link(file, "image/png", f"mask-{number}.png", f"Mask of “{item.phrase[:40]}”")
+        )
+    record = to_json(given)
+    rle = [{"phrase": r["phrase"], "segmentation": r["mask_rle"]} for r in record["results"]]
+    links.append(_link(_json(rle), "application/json", "masks-coco-rle.json", "Masks as COCO RLE"))
+    links.append(_link(_json(record), "application/json", "result.json", "Everything as JSON"))
+    if figures:
+        picture = viz.figure(given.pruned)
+        for kind, mime in (("png", "image/png"), ("svg", "image/svg+xml")):
+            file = figure_bytes(picture, kind)
+            links.append(_link(file, mime, f"figure.{kind}", f"Figure, {kind.upper()}"))
+    return f'<div class="lv-links">{"".join(links)}</div>'
+
+
+def to_json(given: Answer) -> dict:
+    """The result record of the demo: the library's, with masks at the picture's own size."""
+    from dataclasses import replace
+
+    items = tuple(
+        replace(item, mask=enlarge_mask(item.mask, given.picture.original_hw))
+        for item in given.pruned
+    )
+    record = replace(given.pruned, items=items).to_json()
+    height, width = given.picture.original_hw
+    record["image"] = {"width": width, "height": height, "sha256": given.picture.key}
+    for result, score in zip(record["results"], given.agreement, strict=True):
+        result["agreement_with_unpruned_iou"] = round(score, 4)
+    return record
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, indent=1).encode()
+
+
+def _link(content: bytes, kind: str, name: str, text: str) -> str:
+    size = f"{len(content) / 1e3:.0f} kB" if len(content) >= 1000 else f"{len(content)} B"
+    return (
+        f'<a class="lv-link" download="{esc(name)}" href="{data_url(content, kind)}">'
+        f"{esc(text)} <small>{esc(name)}, {size}</small></a>"
+    )
