@@ -106,7 +106,7 @@ def test_formats_that_are_not_offered_are_refused(corner, name):
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG is not taken, export it as PNG"),
         (b"<?xml version='1.0'?>\n<!-- made by -->\n<svg/>", "SVG is not taken, export it as PNG"),
         (b"\n<!DOCTYPE html><p>", "is a web page"),
-        (b"%PDF-1.7", "PDF is not taken"),
+        (b"%PDF-1.7", "PDF and PostScript are not taken"),
         (b"\x89PNG\r\n\x1a\nrest", "damaged"),
         (b"\xff\xd8rest", "damaged"),
         (b"\0\0\0\x18ftypheicrest", "HEIC|damaged"),

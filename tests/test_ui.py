@@ -545,7 +545,8 @@ def test_the_orientation_of_a_photo_is_applied(tmp_path, turn):
 def test_other_formats_are_refused_whatever_their_name(tmp_path, kind):
     path = tmp_path / "p.png"
     Image.new("RGB", (32, 32), "red").save(path, format=kind)
-    with pytest.raises(InputError, match=r"this file: (not a picture that is known|PDF and PostScript are not taken)"):
+    told = r"this file: (not a picture that is known|PDF and PostScript are not taken)"
+    with pytest.raises(InputError, match=told):
         limits.read_picture(str(path))
 
 
