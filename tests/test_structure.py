@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from modules of a lower level; inside one folder anything goes.
 LEVELS = [
     {"_version", "errors", "pruning", "resources"},
-    {"config", "geometry", "images", "profiling", "metrics"},
+    {"config", "geometry", "images", "profiling", "metrics", "answers"},
     {"result", "methods"},
     {"models"},
     {"question", "scene"},
