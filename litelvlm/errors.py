@@ -20,3 +20,8 @@ def unknown(kind: str, given: object, known: Iterable[str]) -> InputError:
 
 class MemoryShortError(InputError):
     """The device has not enough memory for what was asked."""
+
+
+def one_line(fault: object, letters: int = 200) -> str:
+    """What an exception says, as one short line."""
+    return " ".join(str(fault).split())[:letters]

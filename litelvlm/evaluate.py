@@ -106,6 +106,8 @@ def run(
         todo = [unit for unit, key in keys.items() if not store.done(key)]
         if todo:
             store.add(_picture(pipe, source.name, group, plan, todo))
+    for sentence in source.refused:
+        log.warning("%s", sentence)
     if source.missing:
         log.warning("%s: %d pictures are missing", source.name, len(source.missing))
     return merge(store.units[key] for key in wanted)

@@ -178,7 +178,7 @@ def read_phrases(given: Any, most: int = MAX_PHRASES, letters: int = MAX_PHRASE)
         if len(phrase) > letters:
             raise InputError(f"a phrase has {len(phrase)} characters, at most {letters}")
         if not plain(phrase):
-            raise InputError(f"a phrase is empty: {phrase[:40]!r}")
+            raise InputError(f"a phrase has no word: {phrase[:40]!r}")
     return tuple(phrases)
 
 

@@ -15,6 +15,7 @@ head that leaves its value and output projections.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -47,6 +48,8 @@ FORMS: dict[str, tuple[str, ...]] = {
     ),
 }
 SHARES = tuple(number / 20 for number in range(21))  # of the patches kept, for recall curves
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,9 @@ def load_tower(
         if bool(wants) != bool(config.get("quick_gelu", False)):
             other = f"{name}-quickgelu" if wants else name.removesuffix("-quickgelu")
             raise ModelError(f"weights {pretrained!r} were trained as {other}, not {name}")
+    elif pretrained is not None and f"{name}-quickgelu" in open_clip.list_models():
+        # A file does not tell the activation it was trained with.
+        log.warning("%s: for weights of OpenAI, DFN or MetaCLIP name it %s-quickgelu", name, name)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -117,18 +117,19 @@ ANSWERED = {
         encoded(PHOTO, "WEBP", save_all=True, append_images=[PHOTO.rotate(90)]),
         (40, 60),
     ),
+    "animated.gif": (encoded(PHOTO, "GIF"), (40, 60)),
+    "disguised.png": (encoded(PHOTO, "TIFF"), (40, 60)),
     "name says nothing": (encoded(PHOTO, "PNG"), (40, 60)),
 }
 
 REFUSED = {
-    "text.png": (b"this is no picture", "not a JPEG, PNG or WEBP"),
-    "empty.png": (b"", "not a JPEG, PNG or WEBP"),
-    "page.jpg": (b"<html><script>alert(1)</script></html>", "not a JPEG, PNG or WEBP"),
-    "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a JPEG, PNG or WEBP"),
+    "text.png": (b"this is no picture", "JPEG, PNG, WEBP"),
+    "empty.png": (b"", "is empty"),
+    "page.jpg": (b"<html><script>alert(1)</script></html>", "is a web page"),
+    "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG is not taken"),
     "cut.png": (encoded(PHOTO, "PNG")[:900], "damaged"),
     "cut.jpg": (encoded(PHOTO, "JPEG")[:900], "damaged"),
-    "animated.gif": (encoded(PHOTO, "GIF"), "not a JPEG, PNG or WEBP"),
-    "disguised.png": (encoded(PHOTO, "TIFF"), "not a JPEG, PNG or WEBP"),
+    "disguised.png": (encoded(PHOTO, "PPM"), "JPEG, PNG, WEBP"),
     "100 megapixels.png": (bomb(10_000), "megapixels"),
     "900 megapixels.png": (bomb(30_000), "megapixels"),
 }
@@ -177,11 +178,11 @@ def _peak_memory():
 # --- phrases ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("phrase", ["", " ", "\t\n  ", "\u3000", "<>", "\x00\x07"])
+@pytest.mark.parametrize("phrase", ["", " ", "\t\n  ", "\u3000", "<>", "\x00\x07", "???", "🍎🍎"])
 def test_an_empty_phrase_is_refused(capsys, pipe, tmp_path, phrase):
     path = tmp_path / "photo.png"
     path.write_bytes(encoded(PHOTO, "PNG"))
-    assert_refused(capsys, pipe, path, phrase, about="empty")
+    assert_refused(capsys, pipe, path, phrase, about="has no word")
 
 
 def test_a_phrase_of_5000_characters_is_refused(capsys, pipe, tmp_path):
@@ -199,9 +200,7 @@ def test_a_phrase_of_5000_characters_is_refused(capsys, pipe, tmp_path):
         "赤いりんご",
         "красное яблоко",
         "लाल सेब",
-        "🍎🐕‍🦺",
         "z̷̢̛a̵l̶g̴o̸",
-        "...!?",
         "a",
         "{phrase} {0} %s \\n",
         "'; DROP TABLE masks; --",

@@ -21,6 +21,7 @@ from litelvlm.errors import InputError, ModelError
 from litelvlm.families.glamm import random_config
 from litelvlm.families.glamm_files import TOKEN_TEXTS, place_glamm, tiny_tokenizer
 from litelvlm.loading import convert, open_folder, open_model
+from litelvlm.models import filling
 from litelvlm.models.bundle import GroundingModel
 from litelvlm.models.filling import fill_random, load_into
 from litelvlm.models.names import PREFIXES, clip_config, place_clip, sam_config

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from litelvlm.errors import InputError
-from litelvlm.images import read_image
+from litelvlm.images import FORMATS, read_image
 
 
 def saved(image, **options):
@@ -77,18 +77,87 @@ def test_thin_pictures_are_read(size):
     assert read_image(Image.new("RGB", size)).shape == (size[1], size[0], 3)
 
 
-@pytest.mark.parametrize("name", ["GIF", "TIFF", "BMP", "PPM", "ICO"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_read_whatever_its_name_says(tmp_path, name):
+    red = Image.new("RGB", (16, 16), "red")
+    (tmp_path / "picture.txt").write_bytes(saved(red, format=name).getvalue())
+    pixels = read_image(tmp_path / "picture.txt")
+    assert np.abs(pixels.astype(int) - np.asarray(red)).max() < 8
+
+
+@pytest.mark.parametrize("name", ["GIF", "WEBP", "TIFF", "AVIF", "PNG"])
+def test_of_several_frames_the_first_is_taken(name):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    pixels = read_image(saved(frames[0], format=name, save_all=True, append_images=frames[1:]))
+    assert pixels[8, 8, 0] > 200 > 50 > pixels[8, 8, 2]
+
+
+@pytest.mark.parametrize("name", ["PPM", "ICO"])
 def test_formats_that_are_not_offered_are_refused(corner, name):
-    with pytest.raises(InputError, match="not a JPEG, PNG or WEBP"):
+    with pytest.raises(InputError, match="GIF, BMP, TIFF and AVIF are taken"):
         read_image(saved(corner, format=name))
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%!PS-Adobe-3.0"]
+    ("content", "told"),
+    [
+        (b"", "is empty"),
+        (b"hello", "JPEG, PNG, WEBP"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG is not taken, export it as PNG"),
+        (b"<?xml version='1.0'?>\n<!-- made by -->\n<svg/>", "SVG is not taken, export it as PNG"),
+        (b"\n<!DOCTYPE html><p>", "is a web page"),
+        (b"%PDF-1.7", "PDF is not taken"),
+        (b"\x89PNG\r\n\x1a\nrest", "damaged"),
+        (b"\xff\xd8rest", "damaged"),
+        (b"\0\0\0\x18ftypheicrest", "HEIC|damaged"),
+    ],
 )
-def test_what_is_no_picture_is_refused(content):
-    with pytest.raises(InputError, match="not a JPEG, PNG or WEBP"):
+def test_what_is_no_picture_is_told_what_it_is(content, told):
+    with pytest.raises(InputError, match=told):
         read_image(io.BytesIO(content))
+
+
+def test_heic_is_read_where_its_package_is_installed():
+    heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    heif.from_pillow(Image.new("RGB", (64, 48), "red")).save(file)
+    pixels = read_image(io.BytesIO(file.getvalue()))
+    assert pixels.shape == (48, 64, 3)
+    assert pixels[20, 20, 0] > 200
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3, 20])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_lacks_its_last_bytes_is_read(lost, progressive):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 64, 3), np.uint8))
+    whole = saved(noise, format="JPEG", progressive=progressive).getvalue()
+    mended, pixels = read_image(io.BytesIO(whole[:-lost])), read_image(io.BytesIO(whole))
+    assert np.array_equal(mended[:78], pixels[:78]) or progressive
+    assert np.abs(mended.astype(int) - pixels).mean() < 8
+
+
+@pytest.mark.parametrize("kind", [b"tEXt", b"iTXt", b"zTXt", b"tIME", b"pHYs", b"eXIf"])
+def test_a_png_with_a_damaged_side_chunk_is_read(corner, kind):
+    whole = saved(corner, format="PNG").getvalue()
+    chunk = struct.pack(">I4s", 9, kind) + b"Title\0abc" + b"\0\0\0\0"
+    pixels = read_image(io.BytesIO(whole[:33] + chunk + whole[33:]))
+    assert np.array_equal(pixels, np.asarray(corner))
+
+
+def test_a_png_with_damaged_pixels_is_called_damaged(corner):
+    whole = bytearray(saved(corner, format="PNG").getvalue())
+    whole[45] ^= 255
+    with pytest.raises(InputError, match="damaged"):
+        read_image(io.BytesIO(bytes(whole)))
+
+
+def test_a_16_bit_picture_of_little_range_is_told(caplog):
+    grey = np.arange(16, dtype=np.uint16).reshape(4, 4) * 100
+    read_image(saved(Image.fromarray(grey), format="PNG"))
+    assert "nearly black" in caplog.text
+    caplog.clear()
+    read_image(saved(Image.fromarray(grey * 40), format="PNG"))
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("name", ["PNG", "JPEG"])

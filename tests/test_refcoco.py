@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from litelvlm.data import refcoco
 from litelvlm.data.folder import Folder
-from litelvlm.data.refcoco import RefCOCO, draw_outline, load_plain_pickle, stream_json_lists
+from litelvlm.data.refcoco import RefCOCO, draw_outline, load_plain_pickle, stream_list
 from litelvlm.data.samples import Sample, SampleList, by_picture
 from litelvlm.errors import InputError
 
@@ -235,29 +234,21 @@ def test_a_damaged_reference_file_is_one_clear_error(root, damage):
         list(RefCOCO(root, "refcoco", "val").samples())
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 7, 64, 1 << 20])
-def test_streaming_equals_json_whatever_the_chunk(tmp_path, monkeypatch, chunk):
-    document = {
-        "a": [1, 2.5e3, -17, {"x": [1, {"y": "z]},"}]}, 'é\n"', True, None, []],
-        "b": {"k": 1},
-        "c": [],
-        "d": 12345,
-    }
+def test_lists_of_a_json_document_are_streamed(tmp_path):
+    document = {"a": [{"x": [1, 2.5e3, {"y": "z]},é"}]}, 7, {}], "b": {"k": 1}, "c": [{"a": True}]}
     path = tmp_path / "x.json"
-    path.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    monkeypatch.setattr(refcoco, "_CHUNK", chunk)
-    expected = [("a", item) for item in document["a"]] + [("b", {"k": 1}), ("d", 12345)]
-    assert list(stream_json_lists(path)) == expected
+    path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8-sig")
+    assert list(stream_list(path, "a")) == [document["a"][0], {}]
+    assert list(stream_list(path, "c")) == [{"a": True}]
+    assert list(stream_list(path, "b")) == []
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[1]", '{"a": [1, 2', '{"a" 1}', '{"a": [1 2]}', '{"a": tru}']
-)
+@pytest.mark.parametrize("text", ["", '{"a": [1, 2', '{"a" 1}', '{"a": [1 2]}', '{"a": tru}'])
 def test_broken_json_is_one_clear_error(tmp_path, text):
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(InputError, match="cannot be read as JSON"):
-        list(stream_json_lists(path))
+        list(stream_list(path, "a"))
 
 
 def test_outlines_agree_whatever_their_form():
@@ -270,11 +261,137 @@ def test_outlines_agree_whatever_their_form():
     assert np.array_equal(polygon, draw_outline({"size": list(HW), "counts": runs}, HW))
 
 
-def test_outlines_that_enclose_nothing_are_empty_and_wrong_sizes_are_refused():
-    assert not draw_outline([], HW).any()
-    assert not draw_outline([[1.0, 1.0, 5.0, 5.0]], HW).any()
-    with pytest.raises(InputError, match="run-length"):
-        draw_outline({"size": [3, 3], "counts": [9]}, HW)
+def test_points_and_a_single_polygon_are_read():
+    points = [[2, 3], [8, 3], [8, 9], [2, 9]]
+    for shape in (points, [points], SQUARE[0], [tuple(SQUARE[0])]):
+        assert np.array_equal(draw_outline(shape, HW), draw_outline(SQUARE, HW))
+
+
+PIXELS = HW[0] * HW[1]
+BROKEN = {
+    "nan": ([[float("nan"), 3, 8, 3, 8, 9]], "x nan"),
+    "infinite": ([[2, float("inf"), 8, 3, 8, 9]], "y inf"),
+    "huge": ([[2, 3, 2e8, 3, 8, 9]], "x 200000000"),
+    "very huge": ([[2, 3, 10**400, 3, 8, 9]], "x 1000"),
+    "another size": ([[4, 6, 26, 6, 26, 8]], "goes from 0 to 16"),
+    "null": ([[None, 3, 8, 3, 8, 9]], "must be numbers"),
+    "null part": ([None, SQUARE[0]], "must be numbers"),
+    "text": ([["2", "3", "8", "3", "8", "9"]], "must be numbers"),
+    "box": ([[1.0, 1.0, 5.0, 5.0]], "got 4 numbers"),
+    "odd": ([[2, 3, 8, 3, 8, 9, 2]], "got 7 numbers"),
+    "two points": ([[2, 3], [8, 9]], "got 4 numbers"),
+    "triples": ([[2, 3, 1], [8, 9, 1], [8, 3, 1]], "got 3 numbers"),
+    "triples in a list": ([[[2, 3, 1], [8, 9, 1], [8, 3, 1]]], "pairs"),
+    "empty": ([], "no polygon"),
+    "nothing": (None, "no polygon"),
+    "line": ([[2, 3, 2, 3, 2, 3]], "encloses no pixel"),
+    "short runs": ({"size": list(HW), "counts": [10, 5]}, f"sum to 15, .* {PIXELS}"),
+    "long runs": ({"size": list(HW), "counts": [10, 2**40]}, "sum to"),
+    "negative runs": ({"size": list(HW), "counts": [-1, PIXELS + 1]}, "whole numbers"),
+    "fractions": ({"size": list(HW), "counts": [0.5, PIXELS - 0.5]}, "whole numbers"),
+    "no counts": ({"size": list(HW)}, "whole numbers"),
+    "wrong size": ({"size": [3, 3], "counts": [9]}, "run-length"),
+    "no size": ({"counts": [PIXELS]}, "run-length"),
+    "packed, cut off": ({"size": list(HW), "counts": "PP"}, "cut off"),
+    "packed, short": ({"size": list(HW), "counts": "3"}, "sum to 3"),
+    "packed, foreign": ({"size": list(HW), "counts": "é"}, "character"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_outline_is_refused_before_native_code_sees_it(tmp_path, name):
+    shape, message = BROKEN[name]
+    with pytest.raises(InputError, match=message):
+        draw_outline(shape, HW)
+    if name not in ("nothing", "empty"):
+        pictured(tmp_path)
+        rows = [line(mask=shape), line(mask=None, text="the dog")]
+        source = written(tmp_path, *map(json.dumps, rows))
+        assert [sample.text for sample in source.samples()] == ["the dog"]
+        (told,) = source.refused
+        assert "line 1: " in told
+
+
+def test_packed_runs_agree_with_pycocotools():
+    draw = np.random.default_rng(0)
+    for share in (0.0, 0.01, 0.5, 1.0):
+        mask = draw.random((90, 70)) < share
+        packed = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+        assert np.array_equal(draw_outline(packed, mask.shape), mask)
+
+
+# --- one bad expression loses only itself
+
+
+def kept_and_refused(root: Path) -> tuple[list[str], tuple[str, ...]]:
+    source = RefCOCO(root, "refcoco", "val")
+    return [sample.text for sample in source.samples()], source.refused
+
+
+@pytest.mark.parametrize("text", ["", "  ", "x" * 2000, "\u200b", 7])
+def test_an_unusable_expression_loses_only_itself(root, text):
+    references = [reference(1, 7, 100, "val", "left square", "the square")]
+    references[0]["sentences"][0].update(sent=text, raw=text)
+    (root / "refcoco/refs(unc).p").write_bytes(pickle.dumps(references))
+    kept, refused = kept_and_refused(root)
+    assert kept == ["the square"]
+    assert len(refused) == 1
+    assert refused[0].startswith("expression 1-0: ")
+
+
+@pytest.mark.parametrize(
+    "change", [{"ann_id": 999}, {"ann_id": "x"}, {"image_id": None}, {"sentences": [{}]}]
+)
+def test_an_unusable_reference_loses_only_itself(root, change):
+    references = [
+        {**reference(1, 7, 100, "val", "ghost"), **change},
+        reference(2, 7, 100, "val", "the square", first=5),
+    ]
+    (root / "refcoco/refs(unc).p").write_bytes(pickle.dumps(references))
+    kept, refused = kept_and_refused(root)
+    assert kept == ["the square"]
+    assert len(refused) == 1
+
+
+def test_a_broken_annotation_loses_only_its_expressions(root):
+    path = root / "refcoco/instances.json"
+    document = json.loads(path.read_text())
+    document["annotations"][0]["segmentation"] = [[2, 3, 1e9, 3, 8, 9]]
+    del document["annotations"][1]["segmentation"]
+    path.write_text(json.dumps(document))
+    kept, refused = kept_and_refused(root)
+    assert kept == ["the corner"]
+    assert len(refused) == 3
+
+
+def test_pictures_of_another_size_than_instances_json_says_are_refused(root):
+    path = root / "images/train2014/COCO_train2014_000000000007.jpg"
+    Image.new("RGB", (HW[1] // 2, HW[0] // 2)).save(path)
+    kept, refused = kept_and_refused(root)
+    assert kept == ["the strip"]
+    assert all("is 8 x 6, instances.json says 16 x 12" in told for told in refused)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_outlines_turn_with_their_picture(root, turn):
+    """The mask lies on the same pixels as in the stored picture, however EXIF turns it."""
+    path = root / "images/train2014/COCO_train2014_000000000007.jpg"
+    pixels = np.zeros((*HW, 3), np.uint8)
+    pixels[draw_outline([[0, 0, 4, 0, 4, 4]], HW)] = 255
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(pixels).save(path, quality=100, exif=exif)
+    corner = next(s for s in RefCOCO(root, "refcoco", "val").samples() if s.text == "the corner")
+    image = corner.read_image()
+    assert image.shape[:2] == (HW if turn < 5 else HW[::-1])
+    assert np.array_equal(corner.read_mask(image.shape[:2]), image[..., 0] > 127)
+
+
+def test_nothing_to_evaluate_is_one_sentence(root):
+    for path in (root / "images/train2014").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="no expressions to evaluate: 2 pictures missing, looked"):
+        list(RefCOCO(root, "refcoco", "val").samples())
 
 
 # --- a folder of one's own
@@ -312,6 +429,91 @@ def test_a_folder_gives_every_form_of_mask(folder):
     assert source.missing == ("gone.png",)
 
 
+def line(**changes) -> dict:
+    return {"image": "a.png", "text": "the square", "mask": SQUARE, **changes}
+
+
+def pictured(folder: Path, **options) -> None:
+    Image.fromarray(np.zeros((*HW, 3), np.uint8)).save(folder / "a.png", **options)
+
+
+def written(folder: Path, *lines: str, encoding: str = "utf-8") -> Folder:
+    (folder / "samples.jsonl").write_bytes("\n".join(lines).encode(encoding))
+    return Folder(folder)
+
+
+def test_a_byte_order_mark_and_backslashes_are_read(tmp_path):
+    (tmp_path / "in").mkdir()
+    pictured(tmp_path / "in")
+    rows = [line(image="in\\a.png"), line(image="in/a.png", text="das \u2028 caf\u00e9")]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    first, second = written(tmp_path, *lines, encoding="utf-8-sig").samples()
+    assert first.picture == second.picture
+    assert first.read_mask(HW).sum() == 36
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_another_encoding_is_one_clear_line(tmp_path, encoding):
+    pictured(tmp_path)
+    text = json.dumps(line(text="caf\u00e9"), ensure_ascii=False)
+    with pytest.raises(InputError, match=r"line 1: not UTF-8"):
+        list(written(tmp_path, text, encoding=encoding).samples())
+
+
+def test_an_unknown_split_tells_those_there_are(folder):
+    rows = [json.dumps(line(split=name)) for name in ("train", "validation")]
+    with pytest.raises(InputError, match="there are train, validation"):
+        list(Folder(written(folder, *rows).path, "val").samples())
+
+
+def test_pictures_that_are_all_missing_are_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="no expressions to evaluate: 1 pictures missing, looked"):
+        list(written(tmp_path, json.dumps(line())).samples())
+
+
+def test_an_id_that_stands_twice_is_refused(tmp_path):
+    pictured(tmp_path)
+    source = written(tmp_path, *[json.dumps(line(id="x"))] * 2)
+    assert len(list(source.samples())) == 1
+    assert "stands in line 1" in source.refused[0]
+
+
+def test_an_outline_on_a_picture_that_exif_turns_is_refused(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    pictured(tmp_path, exif=exif)
+    with pytest.raises(InputError, match="turned by its EXIF"):
+        list(written(tmp_path, json.dumps(line())).samples())
+
+
+def masks() -> dict[str, Image.Image]:
+    """The square in every way that a mask file is stored."""
+    square = np.zeros(HW, np.uint8)
+    square[3:9, 2:8] = 1
+    white = Image.fromarray(square * 255)
+    inverted = Image.fromarray(1 - square).convert("P")
+    inverted.putpalette([255, 255, 255, 0, 0, 0])
+    labels = Image.fromarray(square).convert("P")
+    labels.putpalette([0, 0, 0, 128, 0, 0])
+    black, all_white = Image.new("RGB", white.size), Image.new("RGB", white.size, "white")
+    clear, bright = black.copy(), all_white.copy()
+    clear.putalpha(white)
+    bright.putalpha(white)
+    backed = Image.merge("RGB", [white] * 3)
+    backed.putalpha(255)
+    found = {"grey": white, "labels": Image.fromarray(square), "palette": labels}
+    found |= {"white first": inverted, "black in alpha": clear, "white in alpha": bright}
+    return found | {"opaque": backed, "16 bit": Image.fromarray(square.astype(np.uint16))}
+
+
+@pytest.mark.parametrize("name", list(masks()))
+def test_a_mask_file_is_read_by_what_it_shows(tmp_path, name):
+    pictured(tmp_path)
+    masks()[name].save(tmp_path / "mask.png")
+    (sample,) = written(tmp_path, json.dumps(line(mask="mask.png"))).samples()
+    assert np.array_equal(sample.read_mask(HW), draw_outline(SQUARE, HW))
+
+
 def test_a_split_takes_its_own_lines_and_those_without_one(folder):
     texts = [sample.text for sample in Folder(folder / "samples.jsonl", "test").samples()]
     assert texts == ["the square", "both", "outlined"]
@@ -339,8 +541,9 @@ def test_a_wrong_line_is_named(folder, line, message):
 
 def test_a_mask_of_another_size_is_refused(folder):
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(folder / "square.png")
-    with pytest.raises(InputError, match="mask is 5 x 5"):
-        next(Folder(folder).samples()).read_mask(HW)
+    source = Folder(folder)
+    assert [sample.text for sample in source.samples()] == ["the dog", "outlined"]
+    assert "line 1: square.png: mask is 5 x 5" in source.refused[0]
 
 
 def test_samples_of_a_picture_stay_together():

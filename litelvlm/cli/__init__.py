@@ -8,14 +8,17 @@ code; only the module of the command that is asked for is imported. Exit codes: 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 from litelvlm._version import __version__
-from litelvlm.errors import InputError, unknown
+from litelvlm.errors import InputError, one_line, unknown
 
 COMMANDS = (
     "demo",
@@ -70,15 +73,64 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         module.add_arguments(command)
         command.set_defaults(run=module.run)
-    args = parser.parse_args(given)
+    _plain_streams()
+    os.environ["MPLBACKEND"] = "agg"  # commands draw into files only
     try:
-        return args.run(args)
+        args = parser.parse_args(given)
+        for name in ("out", "export", "target"):
+            path = getattr(args, name, None)
+            if isinstance(path, Path):
+                try_folder(path.parent if args.command == "bench" else path)
+        code = args.run(args)
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        return code
     except InputError as fault:
-        print(f"litelvlm: {' '.join(str(fault).split())}", file=sys.stderr)
-        return 2
+        return _told(fault, 2)
     except KeyboardInterrupt:
-        print("litelvlm: interrupted", file=sys.stderr)
-        return 130
+        return _told("interrupted", 130)
     except BrokenPipeError:  # the reader, for example `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return 1
+    except OSError as fault:
+        _drop_stdout()
+        where = f"{fault.filename}: " if fault.filename else ""
+        return _told(f"{where}{fault.strerror or fault}", 2)
+
+
+def try_folder(folder: Path) -> None:
+    """See, before anything is measured, that files can be written to a folder that may yet be made.
+
+    Raises:
+        InputError: it is a file, cannot be made or written, or its disk is full.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"{there}: is a file, expected a folder")
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(4096))
+    except OSError as fault:
+        raise InputError(f"{folder}: cannot be written ({fault.strerror or fault})") from None
+
+
+def _told(fault: object, code: int) -> int:
+    """Print one line on stderr; the exit code."""
+    print(f"litelvlm: {one_line(fault, 500)}", file=sys.stderr)
+    return code
+
+
+def _plain_streams() -> None:
+    """Let characters that the terminal does not have come out as "?"."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _drop_stdout() -> None:
+    """Send what cannot be flushed nowhere, or the interpreter would fail when it ends."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

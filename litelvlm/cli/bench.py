@@ -26,9 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument(
         "--budgets",
-        default="192,64",
-        metavar="N,N,...",
-        help="image tokens, separated by commas (default 192,64)",
+        nargs="+",
+        default=["192", "64"],
+        metavar="N",
+        help="image tokens (default 192 64)",
     )
     parser.add_argument(
         "--repeats", type=int, default=3, help="timed turns of each budget (default 3)"
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from litelvlm.bench import bench
     from litelvlm.images import read_image
 
-    budgets = [options.number(part.strip()) for part in args.budgets.split(",") if part.strip()]
+    budgets = options.numbers("--budgets", args.budgets)
     if not budgets:
         raise InputError("--budgets needs at least one number")
     if args.out and not args.out.parent.is_dir():  # told before minutes of measuring

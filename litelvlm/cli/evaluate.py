@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from litelvlm.cli.options import add_model, load_model
+from litelvlm.cli.options import add_model, load_model, numbers, words
 from litelvlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument(
         "--budgets",
         nargs="+",
-        type=int,
         metavar="K",
         help="image tokens kept (default: all, 1/2, 1/3, 2/9, 1/9 and 1/18 of the model's)",
     )
@@ -59,9 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "one prompt, random wording (default all)",
     )
     runs.add_argument("--mode", default="forced", help="forced or generate (default forced)")
-    runs.add_argument(
-        "--seeds", nargs="+", type=int, default=[0], help="of all that is random (default 0)"
-    )
+    runs.add_argument("--seeds", nargs="+", default=["0"], help="of all that is random (default 0)")
     runs.add_argument("--view", help="what CLIP sees: crop or letterbox (default: the model's own)")
     runs.add_argument(
         "--batch", type=int, default=16, help="most expressions of a picture in one call (16)"
@@ -69,7 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument(
         "--profile", default="time", help="time, or full for memory and FLOPs at twice the time"
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for records and report")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/evaluate"),
+        help="folder for records and report (default runs/evaluate)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -101,7 +103,9 @@ def run(args: argparse.Namespace) -> int:
     from litelvlm.evaluation.report import write_report
 
     logging.basicConfig(format="%(message)s")
-    variants = tuple(variants_of(args.methods))
+    variants = tuple(variants_of(words(args.methods)))
+    budgets = tuple(numbers("--budgets", args.budgets or ()))
+    seeds = tuple(numbers("--seeds", args.seeds))
     sources = sources_of(args)
     processes = _Processes(args.device)
     if args.device is None and processes.count > 1:
@@ -109,10 +113,10 @@ def run(args: argparse.Namespace) -> int:
     pipe = load_model(args)
     plan = Plan(
         variants=variants,
-        budgets=tuple(args.budgets or default_budgets(pipe.tokens_total)),
+        budgets=budgets or default_budgets(pipe.tokens_total),
         protocol=args.protocol,
         mode=args.mode,
-        seeds=tuple(args.seeds),
+        seeds=seeds,
         view=args.view,
         batch=args.batch,
         profile=args.profile,
@@ -131,14 +135,19 @@ def run(args: argparse.Namespace) -> int:
     shown = processes.index == 0 and not args.quiet
     own = []
     missing: dict[str, list[str]] = {}
+    refused: dict[str, list[str]] = {}
     for source in sources:
         own += run_plan(pipe, source, plan, store, share=share, progress=shown)
         missing[source.name] = list(source.missing)
+        refused[source.name] = list(source.refused)
     total, missing = processes.collect(len(own), missing)
+    _, refused = processes.collect(0, refused)
     if processes.index:
         return 0
     wanted = {unit[0].label: unit for unit in plan.units(pipe.tokens_total)}
     pairs = {(u[0].label, u[1], u[2]) for u in plan.units(pipe.tokens_total)}
+    if not total:
+        raise InputError(f"{args.data}: no expressions to evaluate")
     units = [
         unit
         for unit in store.read()
@@ -153,13 +162,14 @@ def run(args: argparse.Namespace) -> int:
         "seeds": list(plan.seeds),
         "device": f"{pipe.device}, {pipe.dtype}".replace("torch.", ""),
         "missing": missing,
+        "refused": refused,
     }
     rows = write_report(args.out, units, facts, _command())
-    if not rows:
-        raise InputError(f"{args.data}: no expressions to evaluate")
     failed = sum(row.failed for row in rows)
-    print(f"{args.out / 'report.md'}: {len(rows)} rows, {failed} failed pictures")
-    return 1 if failed else 0
+    left = sum(map(len, refused.values()))
+    told = f", {left} expressions refused" if left else ""
+    print(f"{args.out / 'report.md'}: {len(rows)} rows, {failed} failed pictures{told}")
+    return 1 if failed or left else 0
 
 
 def sources_of(args: argparse.Namespace) -> Sequence[Source]:
@@ -168,19 +178,18 @@ def sources_of(args: argparse.Namespace) -> Sequence[Source]:
     from litelvlm.data.refcoco import SPLITS, RefCOCO
     from litelvlm.data.samples import SceneSource
 
+    splits = words(args.split or ())
     families = {name.partition("/")[0] for name in SPLITS}
     if args.data == "scenes":
-        return [SceneSource(split) for split in args.split or ["val"]]
-    if args.data.partition("/")[0] in families and not Path(args.data).exists():
+        return [SceneSource(split) for split in splits or ["val"]]
+    if args.data.partition("/")[0] in families and (args.root or not Path(args.data).exists()):
         if args.root is None:
             raise InputError(f"--data {args.data} needs --root, the folder of its files")
-        return [
-            RefCOCO(args.root, args.data, split, args.images) for split in args.split or ["val"]
-        ]
+        return [RefCOCO(args.root, args.data, split, args.images) for split in splits or ["val"]]
     if not Path(args.data).exists():
         known = ", ".join(["scenes", *sorted(families)])
         raise InputError(f"--data {args.data}: neither a file nor one of {known}")
-    return [Folder(Path(args.data), split) for split in args.split or [""]]
+    return [Folder(Path(args.data), split) for split in splits or [""]]
 
 
 class _Processes:
@@ -188,7 +197,7 @@ class _Processes:
 
     def __init__(self, device: str | None) -> None:
         self._state: Any = None
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if {"RANK", "MASTER_ADDR"} <= set(os.environ) and os.environ.get("WORLD_SIZE") != "1":
             import torch
             from accelerate import PartialState
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from typing import Any
 
 from litelvlm.errors import InputError
@@ -81,6 +82,28 @@ def selection(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         **{name: getattr(args, name) for name in _MEANINGS},
     }
+
+
+def words(given: Iterable[str]) -> list[str]:
+    """Items of a list that was given with commas, spaces or both.
+
+    Options of a method stay with it: "a,b:x=1,y=2" is "a" and "b:x=1,y=2".
+    """
+    items: list[str] = []
+    for part in filter(None, ",".join(given).split(",")):
+        if "=" in part and ":" not in part and items:
+            items[-1] += f",{part}"
+        else:
+            items.append(part.strip())
+    return items
+
+
+def numbers(name: str, given: Iterable[str]) -> list[int]:
+    """Whole numbers from a list as in `words`, or `InputError` naming the option."""
+    try:
+        return [int(word) for word in words(given)]
+    except ValueError:
+        raise InputError(f"{name} takes whole numbers, got {' '.join(given)[:60]!r}") from None
 
 
 def number(text: str | None) -> Any:

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from litelvlm.cli.evaluate import add_data, sources_of
+from litelvlm.cli.options import words
 from litelvlm.errors import InputError
 
 HELP = "measure whether similarity reversal holds for a CLIP"
@@ -35,7 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     parser.add_argument("--forms", nargs="+", help="phrase, question, templates (default all)")
     parser.add_argument("--view", help="what CLIP sees: crop or letterbox (default: the model's)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the report")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/reversal"),
+        help="folder for the report (default runs/reversal)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -59,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         tower = tower_of_pipeline(pipe)
     command = shlex.join(["litelvlm", *sys.argv[1:]])
     for source in sources:
-        forms = args.forms or tuple(FORMS)
+        forms = words(args.forms or ()) or tuple(FORMS)
         shown = not args.quiet
         found = measure(tower, source, forms=forms, view=view, limit=args.limit, progress=shown)
         folder = args.out if len(sources) == 1 else args.out / source.name.replace("/", "-")

@@ -48,12 +48,14 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
+    from litelvlm.question import check_seed
     from litelvlm.train.common import processes, rank_and_world
     from litelvlm.train.export import export
     from litelvlm.train.recipe import recipe
     from litelvlm.train.run import STAGES, draw_curves, train
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    check_seed(args.seed)
     if args.threads < 0 or args.seed < 0 or args.probes < 0:
         raise InputError("--threads, --seed and --probes must not be negative")
     if args.threads:

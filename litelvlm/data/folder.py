@@ -7,9 +7,13 @@
     {"image": "street.jpg", "text": "the left door", "mask": [[12.0, 40.5, 90, 41, 88, 200]]}
 
 `image`: path from the folder of the JSONL file. `text`: the expression. `mask`: path of a picture
-of the same size whose non-zero pixels are the target; a list of such paths (their union); COCO
-polygons; a COCO run-length mask; or null for "nothing". Optional: `id` (default: the line number),
+of the same size whose pixels that are neither black nor transparent are the target (of a JPEG:
+the brighter half); a list of such paths (their union); COCO polygons, or one polygon as points
+[x, y]; a COCO run-length mask; or null for "nothing". Optional: `id` (default: the line number),
 `kind`, `split` (default: every split). Paths that lead out of the folder are refused.
+
+Every line is checked before it is used. One that is wrong is told in `refused`, by its number; the
+others stay.
 """
 
 from __future__ import annotations
@@ -23,8 +27,10 @@ from typing import Any
 import numpy as np
 
 from litelvlm.data.refcoco import draw_outline
-from litelvlm.data.samples import Sample, SampleList
-from litelvlm.errors import InputError
+from litelvlm.data.samples import Sample, SampleList, nothing_left
+from litelvlm.errors import InputError, one_line
+from litelvlm.images import opened, stored_size
+from litelvlm.question import read_phrases
 
 
 @dataclass
@@ -38,15 +44,18 @@ class Folder:
     Attributes:
         name: name of the file and split.
         missing: pictures that are not there, filled by `samples`; their lines are left out.
+        refused: lines that cannot be used and why, filled by `samples`.
 
     Raises:
-        InputError: no such file; or, from `samples`, a line that is wrong, with its number.
+        InputError: no such file; or, from `samples`, one that is not UTF-8 or of which no line
+            can be used.
     """
 
     path: Path
     split: str = ""
     name: str = ""
     missing: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.path = Path(self.path)
@@ -58,24 +67,50 @@ class Folder:
 
     def samples(self, share: tuple[int, int] = (0, 1)) -> Iterator[Sample]:
         """See `litelvlm.data.samples.Source`."""
-        given, missing = [], set()
-        with self.path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    sample = self._sample(number, json.loads(line))
-                except (ValueError, TypeError, KeyError) as fault:
-                    reason = f"{fault.args[0] if fault.args else fault}"
-                    raise InputError(f"{self.path.name}, line {number}: {reason}"[:200]) from None
+        given: dict[str, tuple[int, Sample]] = {}
+        missing, splits, refused = set(), set(), []
+        for number, line in enumerate(self._text().split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                sample = self._sample(number, row)
                 if sample is None:
-                    continue
-                if sample.image.is_file():  # type: ignore[union-attr]
-                    given.append(sample)
+                    splits.add(str(row["split"]))
+                elif sample.id in given:
+                    raise ValueError(f"id {sample.id[:40]!r} stands in line {given[sample.id][0]}")
+                elif sample.image.is_file():  # type: ignore[union-attr]
+                    given[sample.id] = number, sample
                 else:
                     missing.add(sample.picture)
+            except (ValueError, TypeError, KeyError, RecursionError) as fault:
+                refused.append(f"{self.path.name}, line {number}: {one_line(fault)}")
         self.missing = tuple(sorted(missing))
-        yield from SampleList(self.name, given).samples(share)
+        if splits and not (given or missing or refused):
+            known = ", ".join(sorted(splits))
+            raise InputError(f"{self.path}: no line of split {self.split!r}; there are {known}")
+        served = False
+        for sample in SampleList(self.name, [each for _, each in given.values()]).samples(share):
+            try:
+                _check(sample)
+            except InputError as fault:
+                refused.append(f"{self.path.name}, line {given[sample.id][0]}: {fault}")
+                continue
+            served = True
+            yield sample
+        self.refused = tuple(refused)
+        if not served and share[1] == 1:
+            raise nothing_left(self, [self.path.parent])
+
+    def _text(self) -> str:
+        content = self.path.read_bytes()
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError as fault:
+            number = content.count(b"\n", 0, fault.start) + 1
+            raise InputError(
+                f"{self.path}, line {number}: not UTF-8; save the file as UTF-8"
+            ) from None
 
     def _sample(self, number: int, row: Any) -> Sample | None:
         if not isinstance(row, dict):
@@ -89,8 +124,8 @@ class Folder:
             raise ValueError("'mask' is missing; null stands for nothing")
         return Sample(
             id=str(row.get("id", number)),
-            picture=row["image"],
-            text=row["text"],
+            picture=row["image"].replace("\\", "/"),
+            text=read_phrases(row["text"])[0],
             image=self._inside(row["image"]),
             mask=_Mask(self._shapes(row["mask"])),
             kind=str(row.get("kind", "")),
@@ -102,19 +137,15 @@ class Folder:
             return []
         if isinstance(mask, str):
             return [self._inside(mask)]
-        if isinstance(mask, dict):
-            if set(mask) < {"size", "counts"}:
-                raise ValueError("a run-length mask has 'size' and 'counts'")
-            return [mask]
-        if isinstance(mask, list) and all(isinstance(part, str) for part in mask):
+        if isinstance(mask, list) and mask and all(isinstance(part, str) for part in mask):
             return [self._inside(part) for part in mask]
-        if isinstance(mask, list) and all(isinstance(part, list) for part in mask):
+        if isinstance(mask, (list, dict)) and mask:
             return [mask]
         raise ValueError("'mask' must be a path, paths, polygons, a run-length mask or null")
 
     def _inside(self, name: str) -> Path:
         base = self.path.parent.resolve()
-        path = (base / name).resolve()
+        path = (base / name.replace("\\", "/")).resolve()
         if not path.is_relative_to(base):
             raise ValueError(f"{name[:60]!r} leads out of the folder")
         return path
@@ -137,20 +168,53 @@ class _Mask:
         return mask
 
 
-def _read_mask(path: Path, image_hw: tuple[int, int]) -> np.ndarray:
-    from PIL import Image
-
+def _check(sample: Sample) -> None:
+    """Read the target of a sample once, to see that it can be. Raises `InputError`."""
     try:
-        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
-            if (image.height, image.width) != tuple(image_hw):
-                size = f"{image.width} x {image.height}"
-                raise InputError(f"{path.name}: mask is {size}, the picture is not")
-            # Palette and colour pictures: any channel but alpha that is not zero.
-            values = np.asarray(
-                image if image.mode in ("1", "L", "P", "I;16", "I") else image.convert("RGB")
-            )
-    except FileNotFoundError:
-        raise InputError(f"{path.name}: no such mask") from None
-    except (OSError, SyntaxError) as fault:
-        raise InputError(f"{path.name}: not a readable mask ({str(fault)[:60]})") from None
-    return (values if values.ndim == 2 else values.max(axis=-1)) > 0
+        (height, width), turn = stored_size(sample.image)  # type: ignore[arg-type]
+    except InputError:
+        return  # a damaged picture fails when it is encoded
+    drawn = any(not isinstance(shape, Path) for shape in sample.mask.shapes)  # type: ignore[union-attr]
+    if turn > 1 and drawn:
+        raise InputError(
+            "the picture is turned by its EXIF data, so the outline may mean either side up; "
+            "store it upright, or give the mask as a file"
+        )
+    sample.read_mask((width, height) if turn > 4 else (height, width))
+
+
+def _read_mask(path: Path, image_hw: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool: what is neither black nor transparent in a mask file.
+
+    Where colour tells nothing (all that is seen is black), transparency is the mask.
+
+    Raises:
+        InputError: it cannot be read, or is not of the picture's size.
+    """
+    from PIL import ImageOps
+
+    with opened(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        if (upright.height, upright.width) != tuple(image_hw):
+            size = f"{upright.width} x {upright.height}"
+            raise InputError(f"{path.name}: mask is {size}, the picture is not")
+        plain = image.mode in ("1", "L") or image.mode[0] in "IF"
+        clear = upright.has_transparency_data
+        values = np.nan_to_num(
+            np.asarray(upright if plain and not clear else upright.convert("RGBA"))
+        )
+        if values.ndim == 2:
+            return values > (values.max() / 2 if image.format == "JPEG" else 0)
+        colour, alpha = values[..., :3].max(axis=-1), values[..., 3] > 0
+        if image.format == "JPEG":
+            return colour > colour.max() / 2
+        if not clear or alpha.all() or not alpha.any():
+            alpha = np.ones_like(alpha)
+        seen = (colour > 0) & alpha
+        if seen.any() or (alpha.all() and image.mode != "P"):
+            return seen
+        if alpha.all():
+            if np.ptp(np.asarray(image)):
+                raise InputError(f"{path.name}: every colour of its palette is black")
+            return seen
+        return alpha

@@ -10,23 +10,28 @@ Layout under one folder, as the authors ship it (both spellings of the picture f
 The reference files are pickles of plain containers. They are read by an unpickler that refuses
 everything else, so a hostile file can at worst be rejected. `instances.json` is one JSON document
 of well over 100 MB; it is decoded object by object and only what the chosen split refers to stays.
-Measured on one core with a simulated file of the real size (20,000 pictures, 200,000 annotations,
-140,000 expressions, 124 MB), all in one split: 6 s and 210 MB.
+
+What the files say is checked here, once: an expression that cannot be used is left out and told in
+`refused`, the others stay.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from litelvlm.data.samples import Sample, check_share
-from litelvlm.errors import InputError, unknown
+from litelvlm.data.samples import Sample, check_share, nothing_left
+from litelvlm.errors import InputError, one_line, unknown
+from litelvlm.images import stored_size, turned
+from litelvlm.question import read_phrases
 
 # Name and who split it -> the splits there are.
 SPLITS: dict[str, tuple[str, ...]] = {
@@ -47,7 +52,6 @@ _IMAGES = (
     "images",
     "",
 )
-_CHUNK = 1 << 22  # characters read at once
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -71,93 +75,23 @@ def load_plain_pickle(file: BinaryIO) -> Any:
     return _PlainUnpickler(file, encoding="utf-8", errors="replace").load()
 
 
-def stream_json_lists(path: Path) -> Iterator[tuple[str, Any]]:
-    """Items of the lists at the top of a JSON object, one at a time, as (key, item).
-
-    Values at the top that are not lists are handed out whole. Memory: one chunk of text and one
-    item.
+def stream_list(path: Path, key: str) -> Iterator[dict[str, Any]]:
+    """Objects of the list `key` at the top of a JSON document, one at a time.
 
     Raises:
-        InputError: the file cannot be read or is not such a document.
+        InputError: the file cannot be read or is not JSON.
     """
-    decode = json.JSONDecoder().raw_decode
+    import ijson
+
     try:
-        with path.open(encoding="utf-8") as file:
-            text = _Text(file)
-            text.expect("{")
-            if text.peek() == "}":
-                return
-            while True:
-                key = text.value(decode)
-                text.expect(":")
-                if text.peek() == "[":
-                    text.expect("[")
-                    if text.peek() == "]":
-                        text.expect("]")
-                    else:
-                        while True:
-                            yield key, text.value(decode)
-                            if text.expect(",]") == "]":
-                                break
-                else:
-                    yield key, text.value(decode)
-                if text.expect(",}") == "}":
-                    return
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as fault:
-        raise InputError(f"{path}: cannot be read as JSON ({str(fault)[:80]})") from None
-
-
-class _Text:
-    """A window on a text file that moves on as values are decoded."""
-
-    def __init__(self, file: Any) -> None:
-        self.file = file
-        self.text = ""
-        self.place = 0
-
-    def more(self) -> bool:
-        """Read another chunk; False at the end of the file."""
-        piece = self.file.read(_CHUNK)
-        self.text = self.text[self.place :] + piece
-        self.place = 0
-        return bool(piece)
-
-    def peek(self) -> str:
-        """The next character that is not white space."""
-        while True:
-            while self.place < len(self.text):
-                if not self.text[self.place].isspace():
-                    return self.text[self.place]
-                self.place += 1
-            if not self.more():
-                raise ValueError("the file ends too early")
-
-    def expect(self, wanted: str) -> str:
-        """Step over one of the wanted characters."""
-        found = self.peek()
-        if found not in wanted:
-            raise ValueError(f"{found!r} where one of {wanted!r} was expected")
-        self.place += 1
-        return found
-
-    def value(self, decode: Callable[[str, int], tuple[Any, int]]) -> Any:
-        """Decode the value that begins here, reading on while it is cut off."""
-        self.peek()
-        while True:
-            try:
-                found, end = decode(self.text, self.place)
-            except json.JSONDecodeError:
-                if not self.more():
-                    raise
-                continue
-            # A number may go on in the next chunk; only what follows tells that it is whole.
-            number = isinstance(found, (int, float)) and not isinstance(found, bool)
-            if number and self.text[end : end + 1] not in tuple(", ]}\n\r\t") and self.more():
-                continue
-            self.place = end
-            return found
+        with path.open("rb") as file:
+            if file.read(3) != codecs.BOM_UTF8:
+                file.seek(0)
+            for item in ijson.items(file, f"{key}.item", use_float=True):
+                if isinstance(item, dict):
+                    yield item
+    except (OSError, ijson.JSONError, ValueError) as fault:
+        raise InputError(f"{path}: cannot be read as JSON ({one_line(fault, 80)})") from None
 
 
 @dataclass
@@ -174,6 +108,7 @@ class RefCOCO:
         name: for example "refcoco/unc/val".
         missing: file names of pictures that are not there, filled by `samples`; their expressions
             are left out.
+        refused: expressions that cannot be used and why, filled by `samples`.
 
     Raises:
         InputError: unknown data set or split, or files that are not there.
@@ -185,6 +120,7 @@ class RefCOCO:
     images: Path | None = None
     name: str = ""
     missing: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         family, _, owner = self.data.partition("/")
@@ -214,127 +150,252 @@ class RefCOCO:
     def samples(self, share: tuple[int, int] = (0, 1)) -> Iterator[Sample]:
         """See `litelvlm.data.samples.Source`. Pictures come in the order of the reference file."""
         index, count = check_share(share)
+        refused: list[str] = []
         pictures: dict[int, list[dict[str, Any]]] = {}
-        for reference in self._read_references():
+        for reference in self._read_references(refused):
             pictures.setdefault(reference["image_id"], []).append(reference)
-        own = {
-            picture: references
-            for place, (picture, references) in enumerate(pictures.items())
-            if place % count == index
-        }
+        own = dict(islice(pictures.items(), index, None, count))
         wanted = {number for refs in own.values() for ref in refs for number in _targets(ref)}
-        names, polygons = self._read_instances(set(own), wanted)
-        paths = {picture: self._find(name) for picture, name in names.items()}
-        lost = [names.get(picture, f"image {picture}") for picture in own if not paths.get(picture)]
+        known = {
+            item["id"]: item
+            for item in stream_list(self._instances, "images")
+            if item.get("id") in own and isinstance(item.get("file_name"), str)
+        }
+        outlines = {
+            item["id"]: _compact(item.get("segmentation"))
+            for item in stream_list(self._instances, "annotations")
+            if item.get("id") in wanted
+        }
+        names = {number: _last(item["file_name"]) for number, item in known.items()}
+        paths = {number: self._find(name) for number, name in names.items()}
+        lost = (names.get(number, f"image {number}") for number in own if not paths.get(number))
         self.missing = tuple(sorted(lost))
-        for picture, references in own.items():
-            path = paths.get(picture)
+        served = False
+        for number, references in own.items():
+            path = paths.get(number)
             if path is None:
                 continue
             for reference in references:
-                numbers = _targets(reference)
-                shapes = [polygons[number] for number in numbers if number in polygons]
-                if len(shapes) < len(numbers):
-                    absent = [number for number in numbers if number not in polygons]
-                    raise InputError(f"{self._instances}: annotation {absent[0]} is not there")
+                fault = ""
+                try:
+                    target = _target(reference, outlines, known[number], path)
+                except InputError as found:
+                    fault = str(found)
                 for sentence in reference["sentences"]:
-                    yield Sample(
-                        id=f"{reference['ref_id']}-{sentence['sent_id']}",
-                        picture=str(picture),
-                        text=str(sentence.get("sent") or sentence.get("raw") or "").strip(),
-                        image=path,
-                        mask=_Target(shapes),
-                        kind=("none", "one", "several")[min(len(numbers), 2)],
-                    )
+                    name = f"{reference['ref_id']}-{sentence['sent_id']}"
+                    text = sentence.get("sent") or sentence.get("raw") or ""
+                    try:
+                        if fault:
+                            raise InputError(fault)
+                        (text,) = read_phrases([text])
+                    except InputError as found:
+                        refused.append(f"expression {name}: {found}")
+                        continue
+                    served = True
+                    kind = ("none", "one", "several")[min(len(_targets(reference)), 2)]
+                    yield Sample(name, str(number), text.strip(), path, target, kind)
+        self.refused = tuple(refused)
+        if not served and count == 1:
+            raise nothing_left(self, self._bases)
 
-    def _read_references(self) -> list[dict[str, Any]]:
+    def _read_references(self, refused: list[str]) -> list[dict[str, Any]]:
+        """References of the split; those that cannot be used are told in `refused`."""
         path = self._references
         try:
             if path.suffix == ".json":
-                found = json.loads(path.read_text(encoding="utf-8"))
+                found = json.loads(path.read_text(encoding="utf-8-sig"))
             else:
                 with path.open("rb") as file:
                     found = load_plain_pickle(file)
+            found = list(found)
         except Exception as fault:  # a damaged pickle may raise nearly anything
-            raise InputError(f"{path}: cannot be read ({str(fault)[:80]})") from None
-        try:
-            chosen = [reference for reference in found if reference["split"] == self.split]
-            for reference in chosen:
-                _targets(reference)
+            raise InputError(f"{path}: cannot be read ({one_line(fault, 80)})") from None
+        chosen = []
+        for place, reference in enumerate(found):
+            try:
+                if reference["split"] != self.split:
+                    continue
                 if not isinstance(reference["image_id"], int):
                     raise TypeError("image_id is not a number")
+                _targets(reference)
                 for sentence in reference["sentences"]:
                     sentence["sent_id"], reference["ref_id"]
-        except (KeyError, TypeError, AttributeError) as fault:
-            raise InputError(f"{path}: not a list of references ({str(fault)[:60]})") from None
+                chosen.append(reference)
+            except (KeyError, TypeError, AttributeError) as fault:
+                refused.append(f"reference {place}: {one_line(fault, 60)} missing or wrong")
+        if not chosen:
+            first = f"; {refused[0]}" if refused else ""
+            raise InputError(f"{path}: no references of split {self.split!r}{first}")
         return chosen
 
-    def _read_instances(
-        self, pictures: set[int], wanted: set[int]
-    ) -> tuple[dict[int, str], dict[int, Any]]:
-        """File names of the pictures, outlines of the annotations."""
-        names: dict[int, str] = {}
-        outlines: dict[int, Any] = {}
-        try:
-            for key, item in stream_json_lists(self._instances):
-                if key == "images" and item["id"] in pictures:
-                    names[item["id"]] = item["file_name"]
-                elif key == "annotations" and item["id"] in wanted:
-                    outlines[item["id"]] = _compact(item["segmentation"])
-        except (KeyError, TypeError) as fault:
-            raise InputError(f"{self._instances}: not a COCO file ({str(fault)[:60]})") from None
-        return names, outlines
-
     def _find(self, name: str) -> Path | None:
-        # The name comes from a file: only its last part is used.
-        last = Path(name).name
-        return next((base / last for base in self._bases if (base / last).is_file()), None)
+        return next((base / name for base in self._bases if (base / name).is_file()), None)
 
 
 @dataclass(frozen=True)
 class _Target:
-    """Union of outlines, drawn when asked for."""
+    """Union of outlines, drawn when asked for.
+
+    Attributes:
+        shapes: outlines.
+        stored_hw: size of the picture as stored, on which they are drawn.
+        turn: EXIF orientation of the picture, which turns the target with it.
+    """
 
     shapes: list[Any]
+    stored_hw: tuple[int, int]
+    turn: int
 
     def __call__(self, image_hw: tuple[int, int]) -> np.ndarray:
-        mask = np.zeros(image_hw, bool)
+        mask = np.zeros(self.stored_hw, bool)
         for shape in self.shapes:
-            mask |= draw_outline(shape, image_hw)
-        return mask
+            mask |= draw_outline(shape, self.stored_hw)
+        return turned(mask, self.turn)
+
+
+def _target(
+    reference: dict[str, Any], outlines: dict[int, Any], known: dict[str, Any], path: Path
+) -> _Target:
+    """The target of a reference, drawn once to see that it can be.
+
+    Outlines of COCO are on the pixels as stored, unless instances.json gives the upright size.
+
+    Raises:
+        InputError: an outline that is missing or wrong, or a picture of another size than
+            instances.json says.
+    """
+    numbers = _targets(reference)
+    absent = [number for number in numbers if number not in outlines]
+    if absent:
+        raise InputError(f"annotation {absent[0]} is not there")
+    stored, turn = stored_size(path)
+    said = (known.get("height"), known.get("width"))
+    if said != stored:
+        if said != (stored[::-1] if turn > 4 else stored):
+            raise InputError(
+                f"{path.name} is {stored[1]} x {stored[0]}, instances.json says "
+                f"{said[1]} x {said[0]}: the outlines do not fit"
+            )
+        stored, turn = stored[::-1], 1
+    target = _Target([outlines[number] for number in numbers], stored, turn)
+    target(stored)
+    return target
 
 
 def draw_outline(shape: Any, image_hw: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool from a COCO segmentation: polygons, or run lengths (compressed or not)."""
-    from pycocotools import mask as coco
+    """(H, W) bool from an outline, checked before native code sees it.
 
+    Args:
+        shape: COCO polygons [[x, y, x, y, ...], ...], one polygon, points [[x, y], ...], or a
+            run-length mask {"size": [H, W], "counts": runs or COCO's packed text}.
+        image_hw: size of the picture, pixels.
+
+    Raises:
+        InputError: what is wrong with it; an outline is never silently nothing.
+    """
     height, width = image_hw
     if isinstance(shape, dict):
-        if list(shape["size"]) != [height, width]:
-            raise InputError(f"a run-length mask is {shape['size']}, the picture {[height, width]}")
-        if isinstance(shape["counts"], (list, tuple, np.ndarray)):
-            plain = {**shape, "counts": [int(run) for run in shape["counts"]]}
-            return coco.decode(coco.frPyObjects(plain, height, width)).astype(bool)
-        return coco.decode(shape).astype(bool)
-    polygons = [np.asarray(polygon, float).tolist() for polygon in shape]
-    # Fewer than three points enclose nothing, and pycocotools reads four numbers as a box.
-    polygons = [polygon for polygon in polygons if len(polygon) >= 6]
-    if not polygons:
-        return np.zeros(image_hw, bool)
-    return coco.decode(coco.merge(coco.frPyObjects(polygons, height, width))).astype(bool)
+        if list(shape.get("size") or ()) != [height, width]:
+            raise InputError(
+                f"a run-length mask of size {shape.get('size')}, the picture is {[height, width]}"
+            )
+        counts = shape.get("counts")
+        runs = unpack_runs(counts) if isinstance(counts, (str, bytes)) else counts
+        if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
+            raise InputError("run-length counts must be whole numbers from 0, or packed text")
+        if sum(runs) != height * width:
+            raise InputError(
+                f"run-length counts sum to {sum(runs)}, the picture has {height * width} pixels"
+            )
+        inside = np.arange(len(runs)) % 2 == 1
+        return np.repeat(inside, runs).reshape(width, height).T.copy()
+    from pycocotools import mask as coco
+
+    polygons = [_polygon(part, image_hw) for part in _parts(shape)]
+    mask = coco.decode(coco.merge(coco.frPyObjects(polygons, height, width))).astype(bool)
+    if not mask.any():
+        raise InputError("the polygon encloses no pixel")
+    return mask
+
+
+def unpack_runs(text: str | bytes) -> list[int]:
+    """Run lengths from COCO's packed text: 5 bits a character, differences to the run before last.
+
+    Raises:
+        InputError: it is cut off or holds other characters.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for code in text.encode() if isinstance(text, str) else text:
+        code -= 48
+        if not 0 <= code < 64 or shift > 60:
+            raise InputError("packed run lengths hold a character that does not belong there")
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            value -= (code >> 4 & 1) << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise InputError("packed run lengths are cut off")
+    return runs
+
+
+def _parts(shape: Any) -> list[Any]:
+    """Polygons of an outline: several, one, or one as points."""
+    if not isinstance(shape, (list, tuple)) or not len(shape):
+        raise InputError(f"no polygon: {str(shape)[:40]}")
+    if not any(isinstance(part, (list, tuple, np.ndarray)) for part in shape):
+        return [shape]
+    points = all(isinstance(part, (list, tuple)) and len(part) == 2 for part in shape)
+    if points and not any(isinstance(value, (list, tuple)) for part in shape for value in part):
+        return [shape]
+    return list(shape)
+
+
+def _polygon(part: Any, image_hw: tuple[int, int]) -> list[float]:
+    """x, y, x, y, ... of three points or more that lie on the picture, or `InputError`."""
+    if isinstance(part, (list, tuple)) and all(isinstance(p, (list, tuple)) for p in part):
+        if any(len(point) != 2 for point in part):
+            raise InputError("a polygon's points must be pairs x, y")
+        part = [value for point in part for value in point]
+    numbers = isinstance(part, np.ndarray) or (
+        isinstance(part, (list, tuple))
+        and all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in part)
+    )
+    if not numbers:
+        raise InputError(f"a polygon must be numbers: {str(part)[:40]}")
+    if len(part) < 6 or len(part) % 2:
+        raise InputError(f"a polygon has x and y of 3 points or more, got {len(part)} numbers")
+    ends = [side + max(2, side // 20) for side in image_hw[::-1]]
+    for place, value in enumerate(part):
+        end = ends[place % 2]
+        if not image_hw[1 - place % 2] - end <= value <= end:  # false for NaN, too
+            axis, size = "xy"[place % 2], image_hw[1 - place % 2]
+            raise InputError(
+                f"a polygon has {axis} {value!s:.20}, the picture goes from 0 to {size}"
+            )
+    return [float(value) for value in part]
 
 
 def _targets(reference: dict[str, Any]) -> list[int]:
     """Annotation numbers an expression refers to; gRefCOCO lists several, or [-1] for none."""
     numbers = reference["ann_id"]
     numbers = numbers if isinstance(numbers, list) else [numbers]
-    if not all(isinstance(number, int) for number in numbers):
+    if not numbers or not all(isinstance(number, int) for number in numbers):
         raise TypeError("ann_id is not a number")
     return [number for number in numbers if number >= 0]
 
 
+def _last(name: str) -> str:
+    # The name comes from a file, perhaps of Windows: only its last part is used.
+    return Path(name.replace("\\", "/")).name
+
+
 def _compact(shape: Any) -> Any:
-    """Polygons as float32 arrays: a fifth of the memory of Python lists."""
-    if isinstance(shape, dict):
-        return shape
-    return [np.asarray(polygon, np.float32) for polygon in shape]
+    """Usual polygons as float64 arrays: a third of the memory of Python lists."""
+    if isinstance(shape, list) and all(
+        isinstance(part, list) and all(type(value) is float for value in part) for part in shape
+    ):
+        return [np.asarray(part, np.float64) for part in shape]
+    return shape

@@ -6,7 +6,7 @@ Samples are cheap: the picture and the mask are read or drawn when asked for. A 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby
@@ -63,10 +63,12 @@ class Source(Protocol):
     Attributes:
         name: data set and split, for example "refcoco/unc/val".
         missing: names of the pictures that are not there; filled by `samples`.
+        refused: a sentence about each expression that cannot be used; filled by `samples`.
     """
 
     name: str
     missing: tuple[str, ...]
+    refused: tuple[str, ...]
 
     def samples(self, share: tuple[int, int] = (0, 1)) -> Iterator[Sample]:
         """The samples of share i of n, all samples of a picture together."""
@@ -80,6 +82,7 @@ class SampleList:
     name: str
     given: list[Sample]
     missing: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
     def samples(self, share: tuple[int, int] = (0, 1)) -> Iterator[Sample]:
         """See `Source`."""
@@ -98,12 +101,13 @@ class SceneSource:
 
     Attributes:
         split: "val" or "test"; "val-a" and "val-b" are the even and odd scenes of "val".
-        name, missing: see `Source`.
+        name, missing, refused: see `Source`.
     """
 
     split: str
     name: str = ""
     missing: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.split not in ("val", "val-a", "val-b", "test"):
@@ -172,6 +176,17 @@ def by_picture(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
     """Samples of one picture at a time; a source hands them out together."""
     for _, group in groupby(samples, key=lambda sample: sample.picture):
         yield list(group)
+
+
+def nothing_left(source: Source, places: Sequence[Path]) -> InputError:
+    """The error of a source of which no expression can be used."""
+    told = []
+    if source.missing:
+        looked = ", ".join(map(str, places[:3]))
+        told.append(f"{len(source.missing)} pictures missing, looked in {looked}")
+    if source.refused:
+        told.append(f"{len(source.refused)} refused, the first: {source.refused[0]}")
+    return InputError(f"{source.name}: no expressions to evaluate: {'; '.join(told) or 'empty'}")
 
 
 def check_share(share: tuple[int, int]) -> tuple[int, int]:

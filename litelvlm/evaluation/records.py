@@ -85,7 +85,7 @@ class Unit:
         return json.dumps(asdict(self), ensure_ascii=False)
 
     @staticmethod
-    def from_line(line: str) -> Unit:
+    def from_line(line: str | bytes) -> Unit:
         """Read `to_line` back. Raises ValueError, TypeError or KeyError on anything else."""
         row = json.loads(line)
         items = tuple(Item(**item) for item in row.pop("items"))
@@ -137,7 +137,7 @@ class Store:
     def read(self) -> Iterator[Unit]:
         """All whole units in the folder, those of other processes and earlier runs included."""
         for path in sorted(self.folder.glob("units-*.jsonl")):
-            with path.open(encoding="utf-8") as file:
+            with path.open("rb") as file:  # the cut may lie inside a character
                 for line in file:
                     try:
                         unit = Unit.from_line(line)

@@ -68,7 +68,8 @@ def markdown(
 ) -> str:
     """The report as Markdown."""
     lines = [f"# Evaluation of {facts.get('model', 'a model')}", ""]
-    lines += [f"* {key}: {_plain(value)}" for key, value in facts.items() if key != "missing"]
+    plain = {key: value for key, value in facts.items() if key not in ("missing", "refused")}
+    lines += [f"* {key}: {_plain(value)}" for key, value in plain.items()]
     if command:
         lines += ["", "```", command, "```"]
     lines += ["", "## cIoU %, in the form of the paper's table", "", *paper_table(rows)]
@@ -87,10 +88,11 @@ def markdown(
             f"* {f['source']} {f['picture']} {f['variant']} {f['budget']}: {f['error']}"
             for f in failures[:50]
         ]
-    for source, names in facts.get("missing", {}).items():
-        if names:
-            lines += ["", f"## Missing pictures of {source}: {len(names)}", ""]
-            lines += [f"* {name}" for name in names[:50]]
+    for key, title in (("missing", "Missing pictures"), ("refused", "Refused expressions")):
+        for source, names in facts.get(key, {}).items():
+            if names:
+                lines += ["", f"## {title} of {source}: {len(names)}", ""]
+                lines += [f"* {name}" for name in names[:50]]
     return "\n".join(lines) + "\n"
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from litelvlm.config import MODES, SelectionConfig
 from litelvlm.methods import InsideResult, TokenView
+from litelvlm.models.prompt import plain
 from litelvlm.profiling import Profiler
 from litelvlm.pruning import Selection
 from litelvlm.question import Question
@@ -83,6 +84,8 @@ class Family(ABC):
         capabilities: what it can do.
         vocabulary: words it was trained on; None for an open vocabulary.
         tokens_total: N of an ordinary picture; a picture's own number is `EncodedImage.count`.
+        encoder: image-text tower, for measurements of it; None where it has none of its own.
+        segmenter: mask branch, likewise.
         wordings: (questions, answers) that it was trained with, its own first.
     """
 
@@ -92,6 +95,8 @@ class Family(ABC):
     capabilities: Capabilities
     vocabulary: frozenset[str] | None = None
     tokens_total: int
+    encoder: Any = None
+    segmenter: Any = None
     wordings: tuple[tuple[str, ...], tuple[str, ...]]
 
     @property
@@ -183,5 +188,5 @@ class Family(ABC):
         """Words of a phrase the model was never trained on, in order, each once."""
         if self.vocabulary is None:
             return ()
-        words = re.findall(r"[^\W_]+(?:'[^\W_]+)?", phrase.lower())
+        words = re.findall(r"[^\W_]+(?:'[^\W_]+)?", plain(phrase))
         return tuple(dict.fromkeys(word for word in words if word not in self.vocabulary))

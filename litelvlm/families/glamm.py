@@ -126,6 +126,9 @@ class Glamm(Family):
         vocabulary: words the model was trained on; None for an open vocabulary.
     """
 
+    model: GroundingModel
+    encoder: DualEncoder
+    segmenter: Segmenter
     capabilities = Capabilities(
         scores=frozenset({"similarity", "last", "penultimate", "early", "llm", "layers"})
     )
@@ -140,7 +143,7 @@ class Glamm(Family):
         encoder = config.dual_encoder
         statistics = {k: encoder[k] for k in ("image_mean", "image_std") if k in encoder}
         self.name = config.name
-        self.model: GroundingModel = model
+        self.model = model
         self.config = config
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary

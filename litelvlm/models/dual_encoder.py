@@ -61,8 +61,13 @@ class BlockQKV:
 
     def expand(self, rows: int) -> BlockQKV:
         """A block of one picture as `rows` equal ones, without a copy."""
-        parts = (self.query, self.own_key, self.keys, self.values)
-        return BlockQKV(*(part.expand(rows, *part.shape[1:]) for part in parts), self.heads)
+
+        def many(part: Tensor) -> Tensor:
+            return part.expand(rows, *part.shape[1:])
+
+        return BlockQKV(
+            many(self.query), many(self.own_key), many(self.keys), many(self.values), self.heads
+        )
 
     @property
     def attention(self) -> Tensor:
@@ -107,7 +112,7 @@ class DualEncoder:
         self.clip: Any = clip
         self.image_mean = tuple(image_mean)
         self.image_std = tuple(image_std)
-        visual = self.clip.visual
+        visual: Any = self.clip.visual
         if not isinstance(visual, open_clip.transformer.VisionTransformer):
             raise ModelError(f"image tower is a {type(visual).__name__}, expected a plain ViT")
         self.layers = len(visual.transformer.resblocks)

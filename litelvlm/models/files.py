@@ -278,13 +278,13 @@ def is_hub_id(name: str) -> bool:
 
 def download(repository: str, revision: str | None) -> Path:
     """A hub repository in the local cache: safetensors if it has any, else pickled files."""
-    from huggingface_hub import snapshotdownload
+    from huggingface_hub import snapshot_download
 
     small = ["*.json", "tokenizer.model"]
     try:
         for weights in ("model*.safetensors", "pytorch_model*.bin"):
             folder = Path(
-                snapshotdownload(repository, revision=revision, allow_patterns=[*small, weights])
+                snapshot_download(repository, revision=revision, allow_patterns=[*small, weights])
             )
             if any(folder.glob(weights)):
                 return folder

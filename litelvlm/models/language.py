@@ -7,6 +7,7 @@ real token ever sees the padding, and one all-ones mask serves the whole batch.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,10 +59,10 @@ class Generation:
 
 def build_llama(config: dict[str, Any]) -> LlamaForCausalLM:
     """LLaMA from keyword arguments of `LlamaConfig`, with fused attention (SDPA)."""
-    settings = dict(config)
+    settings = {"attn_implementation": "sdpa", **config}
     theta = settings.pop("rope_theta", 10000.0)  # moved into rope_parameters in transformers 5
     settings.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": theta})
-    return LlamaForCausalLM(LlamaConfig(attn_implementation="sdpa", **settings))
+    return LlamaForCausalLM(LlamaConfig(**settings))
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -83,6 +84,12 @@ def load_tokenizer(folder: Path) -> Any:
 def wrap_tokenizer(tokenizer: Any) -> Any:
     """A `tokenizers.Tokenizer` as a transformers tokenizer, like those of `load_tokenizer`."""
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def cache_argument(model: nn.Module) -> str:
+    """What a transformers model calls its key-value cache: "cache" from 5.24 on."""
+    known = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in known else "past_key_values"
 
 
 class LanguageModel:
@@ -168,8 +175,8 @@ class LanguageModel:
             inputs_embeds=embeds,
             position_ids=sequences.positions,
             attention_mask=torch.ones(embeds.shape[:2], device=embeds.device),
-            past_key_values=cache,
             use_cache=True,
+            **{cache_argument(self.llama.model): cache},
         ).last_hidden_state
         last = torch.tensor(sequences.lengths, device=embeds.device) - 1
         return cache, states[torch.arange(len(last), device=embeds.device), last]
@@ -199,6 +206,7 @@ class LanguageModel:
         ids: list[list[int]] = [[] for _ in range(rows)]
         found: list[list[Tensor]] = [[] for _ in range(rows)]
         running = [True] * rows
+        name = cache_argument(self.llama.model)
         for step in range(max_new_tokens):
             token = self.llama.lm_head(state).argmax(-1)  # (P,)
             for index, value in enumerate(token.tolist()):
@@ -215,8 +223,8 @@ class LanguageModel:
                 inputs_embeds=self.llama.get_input_embeddings()(token)[:, None],
                 position_ids=position[:, None],
                 attention_mask=mask,
-                past_key_values=cache,
                 use_cache=True,
+                **{name: cache},
             ).last_hidden_state[:, 0]
         empty = state.new_zeros(0, state.shape[-1])
         return [

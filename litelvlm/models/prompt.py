@@ -8,12 +8,17 @@ can turn `[SEG]` into the ids of its letters.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from litelvlm.config import PromptConfig
 
 _MARKS = re.compile(r"(<image>|\[SEG\]|</s>)")
+# Curly quotes and apostrophes; soft hyphen, zero-width space and joiners, byte-order mark.
+_USUAL = str.maketrans(
+    "\u2018\u2019\u02bc\u201c\u201d", "'''\"\"", "\xad\u200b\u200c\u200d\u2060\ufeff"
+)
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,12 @@ def build_prompt(
 def plain(phrase: str) -> str:
     """A phrase as the model reads it: lower-cased, white space folded, no markup brackets.
 
-    Angle and square brackets around a word would spell special tokens of some tokenizer.
+    Full-width letters, ligatures and accents take their usual form (NFKC), curly quotes become
+    straight, soft hyphens and joiners vanish. Angle and square brackets around a word would spell
+    special tokens of some tokenizer. A phrase without any letter or digit is read as "".
     """
-    text = re.sub(r"<([^<>\s]{1,40})>|\[([A-Z]{1,12})\]", r" \1\2 ", phrase)
+    text = unicodedata.normalize("NFKC", phrase).translate(_USUAL)
+    text = re.sub(r"<([^<>\s]{1,40})>|\[([A-Z]{1,12})\]", r" \1\2 ", text)
     text = re.sub(r"<\|?|\|?>", " ", text)
-    return " ".join("".join(c if c.isprintable() else " " for c in text).lower().split())
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).lower().split())
+    return text if any(c.isalnum() for c in text) else ""

@@ -23,7 +23,8 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 
 def build_sam(config: dict[str, Any]) -> SamModel:
     """SamModel from `vision_config`, `prompt_encoder_config` and `mask_decoder_config`."""
-    return SamModel(SamConfig(attn_implementation="sdpa", **config))
+    settings: dict[str, Any] = {"attn_implementation": "sdpa", **config}
+    return SamModel(SamConfig(**settings))
 
 
 class Segmenter:
@@ -40,7 +41,7 @@ class Segmenter:
     def __init__(self, sam: SamModel, place: str = "corner") -> None:
         self.sam: Any = sam
         self.place = place
-        self.size: int = sam.config.vision_config.image_size
+        self.size: int = self.sam.config.vision_config.image_size
         self.frame((1, 1))  # an unknown place is refused here, not at the first picture
 
     def frame(self, image_hw: tuple[int, int]) -> MaskFrame:

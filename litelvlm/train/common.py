@@ -152,7 +152,7 @@ def processes(device: str) -> Iterator[str]:
     Each process then takes its own batches and gradients are averaged: on a CPU, one process per
     core trains about a seventh faster than one process with as many threads.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not {"RANK", "MASTER_ADDR"} <= set(os.environ) or os.environ.get("WORLD_SIZE") == "1":
         yield device
         return
     cuda = torch.device(device).type == "cuda"

@@ -414,8 +414,8 @@ def model_line(desk: Desk, name: str) -> str:
     note = f": {esc(preset.note)}" if preset else ""
     known = (
         "It understands phrases in plain English."
-        if pipe.family.vocabulary is None
-        else f"It knows {len(pipe.family.vocabulary)} English words and nothing else; words it does not "
+        if (words := pipe.family.vocabulary) is None
+        else f"It knows {len(words)} English words and nothing else; words it does not "
         "know are named under your answer. On photos of real things it fails."
     )
     if preset and preset.random_only:
@@ -432,7 +432,7 @@ def model_line(desk: Desk, name: str) -> str:
 def _vocabulary(desk: Desk) -> None:
     """The words a model with a closed vocabulary knows, folded."""
     try:
-        words = desk.models.get().vocabulary
+        words = desk.models.get().family.vocabulary
     except Exception:
         return
     if words:

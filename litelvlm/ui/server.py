@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -34,6 +36,20 @@ def build(settings: Settings, load: Any = None) -> gr.Blocks:
     return blocks.queue(max_size=settings.queue_size, default_concurrency_limit=1)
 
 
+def private_folder() -> Path:
+    """A folder for uploads that no other user of this computer has. Raises `OSError`."""
+    owner = os.getuid() if hasattr(os, "getuid") else "own"
+    folder = Path(tempfile.gettempdir()) / f"litelvlm-{owner}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            if owner in ("own", folder.lstat().st_uid):
+                return folder
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="litelvlm-"))  # the name is another user's, or a file's
+
+
 def launch(settings: Settings, load: Any = None, block: bool = True) -> gr.Blocks:
     """Serve the demo.
 
@@ -42,6 +58,9 @@ def launch(settings: Settings, load: Any = None, block: bool = True) -> gr.Block
         load: as for `build`.
         block: wait until the server is stopped.
     """
+    if not os.environ.get("GRADIO_TEMP_DIR"):
+        # Gradio's own folder is shared by all users of the computer and belongs to the first.
+        os.environ["GRADIO_TEMP_DIR"] = str(private_folder())
     blocks = build(settings, load)
     harden_pillow()
     on_spaces = bool(os.environ.get("SPACE_ID"))
