@@ -382,16 +382,17 @@ class Pruner:
             mask, attention, [(p.count, k.offsets) for p, k in zip(flat, kept, strict=True)]
         )
         counts = [int(mask[row, stay].sum()) for row, stay in enumerate(columns)]
-        # Families whose features are one tensor: pieces of one size make its rows, else prompts.
+        # Where the features are one tensor, pieces of one size make its rows, else prompts do.
+        stacked = isinstance(seen.pooler_output, Tensor)
         sizes = [len(one.offsets) for one in kept if len(one.offsets)]
-        level = self.left and self.family.stacked and len(set(sizes)) > 1
+        level = self.left and stacked and len(set(sizes)) > 1
         tensors = self._shorten(encoded, mask, columns, counts if level else None, positions)
-        if self.family.stacked and not level:
+        if stacked and not level:
             counts = sizes if self.left else [sum(counts)]
-        fields: dict[str, Any] = {"pooler_output": self._entries(chosen, counts)}
+        fields: dict[str, Any] = {"pooler_output": _entries(chosen, counts, stacked)}
         if (planes := getattr(seen, "deepstack_features", None)) is not None:
             kept_planes = [_chosen(torch.cat(list(p)), flat, kept, merge=False) for p in planes]
-            fields["deepstack_features"] = [self._entries(p, counts) for p in kept_planes]
+            fields["deepstack_features"] = [_entries(p, counts, False) for p in kept_planes]
         return PrunedInputs(tensors, tuple(record), (type(seen), fields))
 
     def _select(
@@ -491,20 +492,6 @@ class Pruner:
             axes = torch.stack([_pad(row, new_order.shape[1], self.left) for row in rows], dim=1)
         tensors["position_ids"] = torch.cat([new_order[None], axes])
         return tensors
-
-    def _entries(self, features: Tensor, counts: Sequence[int]) -> Any:
-        """(M', L) of all prompts -> entries of those sizes, in the form the model hands out."""
-        entries = features.split([count for count in counts if count])
-        if not self.family.stacked:
-            return entries
-        longest = max(counts)
-        gaps = [longest - len(entry) for entry in entries]
-        return torch.stack(
-            [
-                torch.nn.functional.pad(e, (0, 0, gap, 0))
-                for e, gap in zip(entries, gaps, strict=True)
-            ]
-        )
 
 
 def check_model(model: Any) -> Family:
@@ -606,6 +593,18 @@ def _chosen(
             parts.append(features[start + one.offsets.to(features.device)])
         start += piece.count
     return torch.cat(parts)
+
+
+def _entries(features: Tensor, counts: Sequence[int], stacked: bool) -> Any:
+    """(M', L) of all prompts -> entries of those sizes, in the form the model hands out."""
+    entries = features.split([count for count in counts if count])
+    if not stacked:
+        return entries
+    longest = max(counts)
+    gaps = [longest - len(entry) for entry in entries]
+    return torch.stack(
+        [torch.nn.functional.pad(e, (0, 0, gap, 0)) for e, gap in zip(entries, gaps, strict=True)]
+    )
 
 
 def _close_rows(
