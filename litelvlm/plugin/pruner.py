@@ -99,13 +99,7 @@ class PrunedInputs(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name == "mm_encoder_outputs":
             kind, fields = self._features
-            copies = {
-                key: [list(part) for part in value]
-                if key == "deepstack_features"
-                else (value if isinstance(value, Tensor) else list(value))
-                for key, value in fields.items()
-            }
-            return {"image": kind(**copies)}
+            return {"image": kind(**fields)}
         return self._tensors[name]
 
     def __iter__(self) -> Iterator[str]:
