@@ -84,8 +84,8 @@ def main() -> int:
     text = put(text, "methods", "\n".join(methods_table()))
     page.write_text(text, encoding="utf-8")
     for source, target in (
-        (RUNS / "main/curves.svg", "results-curves.svg"),
-        (RUNS / "reversal/reversal.svg", "results-reversal.svg"),
+        (RUNS / "main/curves.png", "results-curves.png"),
+        (RUNS / "reversal/reversal.png", "results-reversal.png"),
     ):
         if source.is_file():
             shutil.copyfile(source, DOCS / target)

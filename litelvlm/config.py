@@ -54,7 +54,20 @@ class SelectionConfig:
 
 POSITIONS = ("compact", "original")
 CONTEXTS = ("released", "attention")
-TEXTS = ("phrase", "question", "templates")
+# What the text tower reads for a phrase; embeddings of several wordings are averaged. A model may
+# have a question of its own.
+WORDINGS: dict[str, tuple[str, ...]] = {
+    "phrase": ("{}",),
+    "question": ("Please segment {} in this image.",),
+    "templates": (
+        "{}",
+        "a photo of {}",
+        "a picture with {}",
+        "where is {}?",
+        "{} in this image",
+    ),
+}
+TEXTS = tuple(WORDINGS)
 MODES = ("forced", "generate")
 
 

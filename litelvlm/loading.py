@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from litelvlm.errors import InputError, MemoryShortError, ModelError, unknown
+from litelvlm.errors import InputError, ModelError, unknown
 from litelvlm.families.table import FAMILIES, PRESETS, family
+from litelvlm.memory import memory_told
 from litelvlm.models.files import (
     ModelSource,
     Progress,
@@ -79,10 +80,8 @@ def load(
         )
     place = check_device(device)
     chosen = check_dtype(dtype)
-    try:
+    with memory_told(place, f" while loading {model}"):
         return _load(str(model), place, chosen, random_weights, seed, revision)
-    except (torch.OutOfMemoryError, MemoryError):
-        raise MemoryShortError(f"out of memory on {place} while loading {model}") from None
 
 
 def check_device(device: str | torch.device | None) -> torch.device:

@@ -14,41 +14,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from litelvlm.errors import InputError, MemoryShortError
-from litelvlm.families.base import Answer, Family, Reply
+from litelvlm.errors import InputError
+from litelvlm.families.base import Family
 from litelvlm.images import read_image
+from litelvlm.memory import memory_told
 from litelvlm.methods import METHODS
 from litelvlm.profiling import Profiler
 from litelvlm.pruning import Selection
 from litelvlm.question import Question, check_choice
-from litelvlm.result import Costs, GroundingResult, GroundingResults, TokenMap
+from litelvlm.recording import record
+from litelvlm.result import GroundingResults, TextResult
 from litelvlm.scene import EncodedImage
-from litelvlm.selecting import check_method, select, token_map
+from litelvlm.selecting import check_method, select
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _guarded(method: F) -> F:
-    """Run without gradients, and turn "out of memory" into an error that says so."""
+    """Run without gradients, and tell what to do when memory is short."""
 
     @functools.wraps(method)
     def wrapper(self: Pipeline, *args: Any, **kwargs: Any) -> Any:
-        try:
-            with torch.inference_mode():
-                return method(self, *args, **kwargs)
-        except (torch.OutOfMemoryError, MemoryError):
-            fault = f"out of memory on {self.device}"
-        except RuntimeError as error:
-            if "can't allocate memory" not in str(error):
-                raise
-            fault = f"out of memory on {self.device}"
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        raise MemoryShortError(f"{fault}; try fewer phrases, a smaller budget or a smaller picture")
+        advice = "; try fewer phrases, a smaller budget or a smaller picture"
+        with torch.inference_mode(), memory_told(self.device, advice):
+            return method(self, *args, **kwargs)
 
     return wrapper  # type: ignore[return-value]
 
@@ -150,6 +142,12 @@ class Pipeline:
         """
         return self.answer(scene, Question(phrases, budget, **options))  # type: ignore[arg-type]
 
+    def ask(
+        self, scene: EncodedImage, question: str, budget: int | None = None, **options: Any
+    ) -> TextResult:
+        """One question, answered in the model's own words; arguments as for `ground`."""
+        return self.ground(scene, question, budget, **{"mode": "generate", **options})[0]
+
     @_guarded
     def answer(self, scene: EncodedImage, question: Question) -> GroundingResults:
         """`ground`, for a ready question."""
@@ -158,6 +156,7 @@ class Pipeline:
         if scene.model != self.name:
             raise InputError(f"the picture was encoded by {scene.model!r}, this is {self.name!r}")
         family, asked = self.family, question.settle(scene.count, self.family.defaults)
+        family.capabilities.check(asked, self.name)
         pruned = asked.budget != scene.count
         if pruned:
             check_method(asked.rule, family.capabilities.scores, self.name)
@@ -167,16 +166,8 @@ class Pipeline:
         sequence = family.sequence(scene, asked, selection, profiler)
         reply = family.answer(scene, asked, sequence, profiler)
 
-        items = []
-        for index, answer in enumerate(reply.answers):
-            row, phrase = (0, index) if asked.joint else (index, 0)
-            kept = None if reply.inside is None else reply.inside.kept[row]
-            tokens = token_map(scene.frame, selection, row, phrase, kept)
-            items.append(self._result(scene, asked, index, answer, tokens))
-        costs = self._costs(scene, asked, selection, reply, profiler)
-        return GroundingResults(
-            tuple(items), costs, asked.settings(scene.count, scene.frame.view), self.name
-        )
+        stages = tuple(profiler.costs)
+        return record(family, scene, asked, selection, reply, stages, self.weight_bytes)
 
     def unknown_words(self, phrase: str) -> tuple[str, ...]:
         """Words of a phrase the model was never trained on; empty for an open vocabulary."""
@@ -196,8 +187,6 @@ class Pipeline:
         view = self.family.view(scene, frozenset({"similarity"}), embeds[None], 1)
         return view.need("similarity")[0]
 
-    # The steps of `answer`.
-
     def _select(self, scene: EncodedImage, asked: Question, profiler: Profiler) -> Selection:
         """Score the tokens as far as the method asks, and let it choose."""
         family, needs = self.family, asked.rule.needs
@@ -211,53 +200,4 @@ class Pipeline:
         rows = 1 if asked.joint else len(asked.phrases)
         return profiler.run(
             "select", lambda: select(family.view(scene, needs, embeds, rows), asked)
-        )
-
-    def _result(
-        self, scene: EncodedImage, asked: Question, index: int, answer: Answer, tokens: TokenMap
-    ) -> GroundingResult:
-        phrase = asked.phrases[index]
-        height, width = scene.frame.image_hw
-        mask = np.zeros((height, width), bool) if answer.mask is None else answer.mask.cpu().numpy()
-        read = asked.budget != scene.count and "similarity" in asked.rule.needs
-        return GroundingResult(
-            image=scene.image,
-            phrase=phrase,
-            mask=mask,
-            low_res_logits=None if answer.logits is None else answer.logits.cpu().numpy(),
-            mask_frame=None if scene.segmenter is None else scene.segmenter.frame,
-            text=answer.text,
-            found=bool(mask.any()),
-            selection=tokens,
-            unknown_words=self.unknown_words(phrase),
-            warnings=self.family.text_warnings(phrase, str(asked.text)) if read else (),
-        )
-
-    def _costs(
-        self,
-        scene: EncodedImage,
-        asked: Question,
-        selection: Selection | None,
-        reply: Reply,
-        profiler: Profiler,
-    ) -> Costs:
-        inside = reply.inside
-        kept = scene.count if selection is None else selection.indices.shape[1]
-        layers = (reply.llm_tokens,) if inside is None else inside.layer_tokens
-        device = str(self.device)
-        if self.device.type == "cuda":
-            device += f" ({torch.cuda.get_device_name(self.device)})"
-        return Costs(
-            stages=tuple(profiler.costs),
-            tokens_total=scene.count,
-            tokens_kept=kept if inside is None else inside.kept.shape[1],
-            llm_tokens=reply.llm_tokens,
-            weight_bytes=self.weight_bytes,
-            # Every layer holds keys and values of the tokens it was given.
-            kv_cache_bytes=self.family.kv_bytes_per_token * sum(layers) // len(layers),
-            device=device,
-            dtype=str(self.dtype).removeprefix("torch."),
-            method="none" if asked.budget == scene.count else asked.method,
-            layer_tokens=None if inside is None else inside.layer_tokens,
-            attention_bytes=None if inside is None else inside.attention_bytes,
         )

@@ -99,18 +99,14 @@ class Costs:
         return "\n".join([head, *(f"  {cost}" for cost in self.stages)])
 
 
-@dataclass(frozen=True)
-class GroundingResult:
-    """The answer for one phrase.
+@dataclass(frozen=True, kw_only=True, repr=False)
+class TextResult:
+    """The answer for one phrase or question.
 
     Attributes:
         image: (H, W, 3) uint8, the picture, upright.
         phrase: as given.
-        mask: (H, W) bool; all False where nothing was found.
-        low_res_logits: (h, w) float32, mask logits of SAM's padded square; None without [SEG].
-        mask_frame: brings them onto the picture, see `logits`.
         text: the model's answer; in forced mode the answer template.
-        found: False where the model emitted no [SEG] or the mask is empty.
         selection: the token map of this phrase.
         unknown_words: words of the phrase outside the model's vocabulary, in order; always empty
             for a model with an open vocabulary.
@@ -119,14 +115,52 @@ class GroundingResult:
 
     image: np.ndarray
     phrase: str
-    mask: np.ndarray
-    low_res_logits: np.ndarray | None
-    mask_frame: MaskFrame | None
     text: str
-    found: bool
     selection: TokenMap
     unknown_words: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.phrase!r}, {self.text!r}, {self._kept})"
+
+    @property
+    def _kept(self) -> str:
+        return f"{len(self.selection.order)} of {self.selection.frame.count} tokens"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, ready for `json.dumps`."""
+        return {
+            "phrase": self.phrase,
+            "text": self.text,
+            "similarity_tokens": int((self.selection.reason == 0).sum()),
+            "context_tokens": int((self.selection.reason == 1).sum()),
+            "tokens": self.selection.indices.tolist(),
+            "unknown_words": list(self.unknown_words),
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class GroundingResult(TextResult):
+    """The answer of a model that answers with a mask.
+
+    Attributes:
+        mask: (H, W) bool; all False where nothing was found.
+        low_res_logits: (h, w) float32, mask logits of SAM's padded square; None without [SEG].
+        mask_frame: brings them onto the picture, see `logits`.
+        found: False where the model emitted no [SEG] or the mask is empty.
+        quality: the mask branch's own estimate of the mask's IoU, about 0..1; None without [SEG].
+    """
+
+    mask: np.ndarray
+    low_res_logits: np.ndarray | None
+    mask_frame: MaskFrame | None
+    found: bool
+    quality: float | None = None
+
+    def __repr__(self) -> str:
+        found = f"{self.area_fraction:.1%} of the picture" if self.found else "nothing found"
+        return f"GroundingResult({self.phrase!r}, {found}, {self._kept})"
 
     @property
     def logits(self) -> np.ndarray:
@@ -150,19 +184,29 @@ class GroundingResult:
         rle = coco.encode(np.asfortranarray(self.mask.astype(np.uint8)))
         return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, ready for `json.dumps`; the mask as COCO RLE."""
+        own = {
+            "found": self.found,
+            "quality": self.quality,
+            "mask_rle": self.mask_rle,
+            "area_fraction": self.area_fraction,
+        }
+        return super().to_json() | own
 
-@dataclass(frozen=True)
-class GroundingResults(Sequence[GroundingResult]):
+
+@dataclass(frozen=True, repr=False)
+class GroundingResults(Sequence[Any]):
     """The answers to all phrases of one call, in order, with the cost of the call.
 
     Attributes:
-        items: one result a phrase.
+        items: one a phrase: `GroundingResult`s, or `TextResult`s of a model without masks.
         costs: of the whole call, all phrases together.
         settings: how it was asked: method, budget, split, order, positions, context, text, mode.
         model: name of the model that answered.
     """
 
-    items: tuple[GroundingResult, ...]
+    items: tuple[TextResult, ...]
     costs: Costs
     settings: dict[str, Any] = field(default_factory=dict)
     model: str = ""
@@ -170,11 +214,15 @@ class GroundingResults(Sequence[GroundingResult]):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def,override]
+    def __getitem__(self, index: Any) -> Any:
         return self.items[index]
 
-    def __iter__(self) -> Iterator[GroundingResult]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.items)
+
+    def __repr__(self) -> str:
+        kept = f"{self.costs.tokens_kept} of {self.costs.tokens_total} tokens"
+        return f"GroundingResults({len(self.items)} answers by {self.model!r}, {kept})"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for `json.dumps`; masks as COCO RLE."""
@@ -189,21 +237,7 @@ class GroundingResults(Sequence[GroundingResult]):
             "llm_tokens": costs.llm_tokens,
             "weight_bytes": costs.weight_bytes,
             "kv_cache_bytes": costs.kv_cache_bytes,
-            "results": [
-                {
-                    "phrase": item.phrase,
-                    "found": item.found,
-                    "text": item.text,
-                    "mask_rle": item.mask_rle,
-                    "area_fraction": item.area_fraction,
-                    "similarity_tokens": int((item.selection.reason == 0).sum()),
-                    "context_tokens": int((item.selection.reason == 1).sum()),
-                    "tokens": item.selection.indices.tolist(),
-                    "unknown_words": list(item.unknown_words),
-                    "warnings": list(item.warnings),
-                }
-                for item in self.items
-            ],
+            "results": [item.to_json() for item in self.items],
             "costs": [
                 {
                     "stage": cost.stage,

@@ -27,6 +27,7 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
+from litelvlm.config import WORDINGS
 from litelvlm.data.samples import Sample, Source, by_picture
 from litelvlm.errors import InputError, ModelError, unknown
 from litelvlm.geometry import PatchFrame, clip_square
@@ -35,18 +36,6 @@ from litelvlm.metrics import reversal_auc, token_recall
 if TYPE_CHECKING:
     from litelvlm.pipeline import Pipeline
 
-# What the text tower reads. "templates" averages the embeddings of several wordings.
-FORMS: dict[str, tuple[str, ...]] = {
-    "phrase": ("{}",),
-    "question": ("Please segment {} in this image.",),
-    "templates": (
-        "{}",
-        "a photo of {}",
-        "a picture with {}",
-        "where is {}?",
-        "{} in this image",
-    ),
-}
 SHARES = tuple(number / 20 for number in range(21))  # of the patches kept, for recall curves
 
 log = logging.getLogger(__name__)
@@ -74,7 +63,7 @@ class Tower:
     @torch.inference_mode()
     def text(self, phrases: Sequence[str], form: str) -> Tensor:
         """(T, E) float32, text embeddings, not normalised."""
-        wordings = FORMS[form]
+        wordings = WORDINGS[form]
         texts = [wording.format(phrase) for phrase in phrases for wording in wordings]
         ids = self.tokenize(texts).to(self._device)
         embeds = self.clip.encode_text(ids)  # type: ignore[operator]
@@ -101,7 +90,7 @@ class Tower:
         for number, maps in enumerate(out["image_intermediates"], start=1):
             tokens = maps[0].flatten(1).T  # (N, D)
             try:
-                projected = _alone(visual, tokens)
+                projected = project_alone(visual, tokens)
             except RuntimeError:
                 continue  # an early stage of a pyramid: its width does not fit the head
             found[str(number)] = (projected.float(), tuple(maps.shape[-2:]))
@@ -121,7 +110,7 @@ class LayerRow:
     Attributes:
         layer: number of the block, from 1; its output is measured.
         used: whether LiteLVLM reads this layer (the last but one).
-        form: key of `FORMS`.
+        form: key of `WORDINGS`.
         auc: chance that a patch inside the target is *more* like the text than one outside, mean
             over expressions; below 0.5 the similarity is reversed.
         auc_error: its standard error.
@@ -215,14 +204,14 @@ def tower_of_pipeline(pipe: Pipeline) -> Tower:
     encoder = pipe.family.encoder
     tokenize = open_clip.tokenizer.SimpleTokenizer(context_length=encoder.context_length)
     mean, std = encoder.image_mean, encoder.image_std
-    return Tower(pipe.name, pipe.family.model.dual_encoder, tokenize, encoder.image_size, mean, std)
+    return Tower(pipe.name, pipe.family.encoder.clip, tokenize, encoder.image_size, mean, std)
 
 
 def measure(
     tower: Tower,
     samples: Source | Iterable[Sample],
     *,
-    forms: Sequence[str] = tuple(FORMS),
+    forms: Sequence[str] = tuple(WORDINGS),
     view: str = "crop",
     limit: int | None = None,
     progress: bool = False,
@@ -232,7 +221,7 @@ def measure(
     Args:
         tower: from `load_tower`, `tower_of` or `tower_of_pipeline`.
         samples: a source or samples; expressions whose target covers no patch are skipped.
-        forms: keys of `FORMS`.
+        forms: keys of `WORDINGS`.
         view: what the tower sees of a picture that is not square.
         limit: only the first so many pictures.
         progress: show a bar on stderr.
@@ -244,8 +233,8 @@ def measure(
         InputError: unknown form, unreadable picture, or nothing to measure.
     """
     for form in forms:
-        if form not in FORMS:
-            raise unknown("text form", form, FORMS)
+        if form not in WORDINGS:
+            raise unknown("text form", form, WORDINGS)
     name = getattr(samples, "name", "samples")
     given = samples.samples() if hasattr(samples, "samples") else iter(samples)
     groups = list(by_picture(given))[:limit]
@@ -283,7 +272,7 @@ def measure(
 
 
 def write_report(found: Reversal, folder: Path, command: str = "") -> None:
-    """Write reversal.json, reversal.md, reversal.png and reversal.svg into `folder`."""
+    """Write reversal.json, reversal.md and reversal.png into `folder`."""
     import json
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -315,11 +304,11 @@ def markdown(found: Reversal, command: str = "") -> str:
             f"| {layer} | {row.form} | {row.auc:.3f} | {row.auc_error:.3f} | "
             f"{row.reversed_share:.0%} | {row.lowest[third]:.2f} | {row.highest[third]:.2f} |"
         )
-    lines += ["", "![AUC by layer and recall curves](reversal.svg)", ""]
+    lines += ["", "![AUC by layer and recall curves](reversal.png)", ""]
     return "\n".join(lines)
 
 
-def _alone(visual: Any, tokens: Tensor) -> Tensor:
+def project_alone(visual: Any, tokens: Tensor) -> Tensor:
     """(N, D) -> (N, E): each patch through the head of the tower as if it were the whole picture.
 
     Raises:
@@ -370,7 +359,6 @@ def _row(layer: int, layers: int, form: str, seen: list[Any]) -> LayerRow:
 
 
 def _draw(found: Reversal, folder: Path) -> None:
-    import matplotlib
     from matplotlib.figure import Figure
 
     picture = Figure(figsize=(9, 3.6), layout="constrained")
@@ -394,8 +382,6 @@ def _draw(found: Reversal, folder: Path) -> None:
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=7)
-    with matplotlib.rc_context({"svg.hashsalt": "litelvlm"}):
-        picture.savefig(folder / "reversal.svg", metadata={"Date": None})
     picture.savefig(folder / "reversal.png", dpi=150)
 
 

@@ -329,7 +329,7 @@ def test_the_command_writes_every_file_and_two_runs_write_the_same(folder, tmp_p
         assert main(command(folder, tmp_path / name, *options, "--seeds", "0", "1")) == 0
     assert "0 failed" in capsys.readouterr().out
     one, two = tmp_path / "one", tmp_path / "two"
-    for name in ("results.csv", "results.json", "items.csv", "curves.svg"):
+    for name in ("results.csv", "results.json", "items.csv", "curves.png"):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
     assert (one / "curves.png").stat().st_size > 10_000
     with (one / "results.csv").open() as file:

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaModel
 from transformers.models.llama import modeling_llama
 
 from litelvlm.methods import METHODS
-from litelvlm.methods.inside import _clusters, _stages
+from litelvlm.methods.inside import density_clusters, stage_counts
 
 INSIDE = [name for name, method in METHODS.items() if method.where == "inside"]
 SPAN, COUNT, LENGTH = (3, 23), 20, 30
@@ -93,7 +93,7 @@ def test_sparsevlm_states_its_own_count(llama, name):
         assert result.layer_tokens[-1] == result.hidden.shape[1]
         if name == "sparsevlm-no-merge":
             assert bool((result.kept >= 0).all())
-            assert result.kept.shape[1] == _stages(budget, COUNT)[-1]
+            assert result.kept.shape[1] == stage_counts(budget, COUNT)[-1]
     assert bool((run("sparsevlm", llama, 6).kept < 0).any())
 
 
@@ -177,15 +177,15 @@ def test_pyramiddrop_reaches_its_budget_at_any_depth(depth):
 
 
 def test_sparsevlm_uses_the_table_of_its_code():
-    assert _stages(192, 576) == (300, 200, 110)
-    assert _stages(64, 576) == (66, 30, 17)
-    assert _stages(576, 576) == (576, 576, 576)
-    assert _stages(16, 144) == (16, 8, 4)  # 66 / 4 = 16.5, rounded to even
+    assert stage_counts(192, 576) == (300, 200, 110)
+    assert stage_counts(64, 576) == (66, 30, 17)
+    assert stage_counts(576, 576) == (576, 576, 576)
+    assert stage_counts(16, 144) == (16, 8, 4)  # 66 / 4 = 16.5, rounded to even
 
 
 def test_clusters_are_means_of_groups_that_lie_apart():
     tokens = torch.tensor([[[0.0, 0.0]] * 6 + [[10.0, 10.0]] * 6])
-    merged = _clusters(tokens)
+    merged = density_clusters(tokens)
     assert sorted(merged[0].tolist()) == [[0.0, 0.0], [10.0, 10.0]]
 
 

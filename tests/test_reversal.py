@@ -162,24 +162,26 @@ def test_any_open_clip_tower_can_be_measured(name):
 
 @torch.inference_mode()
 def test_a_patch_alone_goes_through_the_models_own_head():
-    from litelvlm.reversal import _alone
+    from litelvlm.reversal import project_alone
 
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     clip = vit().eval()
     out = clip.visual.forward_intermediates(pixels, output_fmt="NLC", output_extra_tokens=True)
     token = out["image_intermediates_prefix"][-1][0]
-    torch.testing.assert_close(_alone(clip.visual, token), clip.visual(pixels))
+    torch.testing.assert_close(project_alone(clip.visual, token), clip.visual(pixels))
 
     # A picture whose patches are all alike: pooling by mean or attention changes nothing.
     for name in ("mean pool", "norm after pool"):
         visual = BUILDS[name]().eval().visual
         token = torch.rand(1, 32, generator=torch.Generator().manual_seed(1))
         pooled, _ = visual._pool(token.expand(1, 17, -1))
-        torch.testing.assert_close(_alone(visual, token), pooled @ visual.proj)
+        torch.testing.assert_close(project_alone(visual, token), pooled @ visual.proj)
     visual = register_and_map().eval().visual
     token = torch.rand(1, 96, generator=torch.Generator().manual_seed(1))
     whole = visual.trunk.norm(token[:, None].expand(1, 100, -1))
-    torch.testing.assert_close(_alone(visual, token), visual.head(visual.trunk.forward_head(whole)))
+    torch.testing.assert_close(
+        project_alone(visual, token), visual.head(visual.trunk.forward_head(whole))
+    )
 
 
 def test_names_and_weights_that_do_not_exist_are_refused():
@@ -218,7 +220,6 @@ def test_the_command_measures_the_clip_of_a_model(tmp_path, capsys):
         "reversal.json",
         "reversal.md",
         "reversal.png",
-        "reversal.svg",
     }
     document = json.loads((out / "reversal.json").read_text())
     assert len(document["rows"]) == 4 * 3

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from litelvlm.cli import scenes as scenes_command
-from litelvlm.data import scenes
-from litelvlm.data.backgrounds import PHOTOS
-from litelvlm.data.scenes import EASY, TEST, TRAIN, VAL, Scene, SceneRecipe, make_scene
-from litelvlm.data.sprites import (
+from litelvlm.errors import InputError
+from litelvlm.nano import scenes
+from litelvlm.nano.backgrounds import PHOTOS
+from litelvlm.nano.scenes import EASY, TEST, TRAIN, VAL, DrawnScene, SceneRecipe, make_scene
+from litelvlm.nano.sprites import (
     COLOURS,
     any_paint,
     kinds,
@@ -23,8 +24,7 @@ from litelvlm.data.sprites import (
     repainted,
     sprite,
 )
-from litelvlm.data.wording import nouns
-from litelvlm.errors import InputError
+from litelvlm.nano.wording import nouns
 from litelvlm.resources import asset
 
 CLEAN = replace(TRAIN, typos=0.0)
@@ -32,7 +32,7 @@ SMALL = SceneRecipe(canvas=(168, 168), objects=(1, 3), object_px=(50, 120), typo
 
 
 @lru_cache(maxsize=4)
-def some_scenes(recipe: SceneRecipe, count: int = 120) -> tuple[Scene, ...]:
+def some_scenes(recipe: SceneRecipe, count: int = 120) -> tuple[DrawnScene, ...]:
     return tuple(make_scene(seed, recipe) for seed in range(count))
 
 
@@ -87,7 +87,7 @@ def longest_first(words):
     return "|".join(sorted(map(re.escape, words), key=len, reverse=True))
 
 
-def noun_phrase(scene: Scene, text: str) -> list[int] | None:
+def noun_phrase(scene: DrawnScene, text: str) -> list[int] | None:
     """Objects that "apple", "red apple", "apple that is red" are true of; None if it is not one."""
     for colour in (None, *COLOURS):
         forms = (
@@ -113,7 +113,7 @@ def noun_phrase(scene: Scene, text: str) -> list[int] | None:
     return None
 
 
-def seen(scene: Scene) -> list[tuple[float, float, int]]:
+def seen(scene: DrawnScene) -> list[tuple[float, float, int]]:
     """Middle of the box (x, y) and visible pixels of each object, from the label map."""
     facts = []
     for i in range(len(scene.objects)):
@@ -122,13 +122,13 @@ def seen(scene: Scene) -> list[tuple[float, float, int]]:
     return facts
 
 
-def touch(scene: Scene, a: int, b: int) -> bool:
+def touch(scene: DrawnScene, a: int, b: int) -> bool:
     one, two = scene.labels == a + 1, scene.labels == b + 1
     across = (one[:, 1:] & two[:, :-1]).any() or (two[:, 1:] & one[:, :-1]).any()
     return bool(across or (one[1:] & two[:-1]).any() or (two[1:] & one[:-1]).any())
 
 
-def at_place(scene: Scene, found: list[int], place: str) -> list[int]:
+def at_place(scene: DrawnScene, found: list[int], place: str) -> list[int]:
     facts, (height, width) = seen(scene), scene.labels.shape
     if place == "middle":
 
@@ -149,7 +149,7 @@ def at_place(scene: Scene, found: list[int], place: str) -> list[int]:
     return [best(found, key=lambda i: facts[i][column])]
 
 
-def in_relation(scene: Scene, found: list[int], relation: str, mark: int) -> list[int]:
+def in_relation(scene: DrawnScene, found: list[int], relation: str, mark: int) -> list[int]:
     facts = seen(scene)
     found = [i for i in found if i != mark]
 
@@ -174,7 +174,7 @@ def in_relation(scene: Scene, found: list[int], relation: str, mark: int) -> lis
     ]
 
 
-def read(scene: Scene, text: str) -> list[int]:
+def read(scene: DrawnScene, text: str) -> list[int]:
     """What a phrase is true of."""
     text = plain(text)
     direct = noun_phrase(scene, text)

@@ -15,26 +15,21 @@ import numpy as np
 import pytest
 import torch
 
-from litelvlm.data.scenes import Expression, Scene, SceneObject, make_scene, names
 from litelvlm.errors import InputError
-from litelvlm.train import clip as clip_stage
-from litelvlm.train import masks as mask_stage
-from litelvlm.train import probe, targets
-from litelvlm.train.builders import build_dual_encoder, build_segmenter
-from litelvlm.train.common import attention, optimisers, schedule, stream
-from litelvlm.train.language import (
-    Grounder,
-    LanguageBatches,
-    _spread,
-    box_iou,
-    load_frozen,
-    packed,
-    to_corners,
-)
-from litelvlm.train.recipe import recipe
-from litelvlm.train.run import ensure_tokenizer, read_curves, train
-from litelvlm.train.start import start_from_head, start_from_prompt
-from litelvlm.train.tokens import PromptTokens
+from litelvlm.nano.scenes import DrawnScene, Expression, SceneObject, make_scene, names
+from litelvlm.nano.train import clip as clip_stage
+from litelvlm.nano.train import masks as mask_stage
+from litelvlm.nano.train import probe, targets
+from litelvlm.nano.train.builders import build_dual_encoder, build_segmenter
+from litelvlm.nano.train.common import attention, optimisers, schedule, stream
+from litelvlm.nano.train.frozen import load_frozen
+from litelvlm.nano.train.grounder import Grounder, box_iou, to_corners
+from litelvlm.nano.train.language_batches import LanguageBatches, spread
+from litelvlm.nano.train.packed import packed
+from litelvlm.nano.train.recipe import recipe
+from litelvlm.nano.train.run import ensure_tokenizer, read_curves, train
+from litelvlm.nano.train.start import start_from_head, start_from_prompt
+from litelvlm.nano.train.tokens import PromptTokens
 
 torch.set_num_threads(1)
 TINY = recipe("tiny")
@@ -63,7 +58,7 @@ def _scene():
     thing = SceneObject(names()[3], "x", "red", (42.0, 28.0, 70.0, 56.0), 1.0)
     image = np.zeros((168, 168, 3), np.uint8)
     words = (Expression("the red one", (0,), "colour"),)
-    return Scene(0, image, labels, (thing,), words, "a thing")
+    return DrawnScene(0, image, labels, (thing,), words, "a thing")
 
 
 # ---------------------------------------------------------------- fast paths equal the engine
@@ -136,7 +131,7 @@ def test_pictures_stand_in_the_square_where_the_engine_puts_them(image_hw):
 def test_phrases_of_a_rare_kind_are_not_crowded_out():
     kinds = ["position"] * 9 + ["ordinal", "name"]
     for seed in range(9):
-        order = _spread(np.random.default_rng(seed), kinds)
+        order = spread(np.random.default_rng(seed), kinds)
         assert sorted(order) == list(range(11))
         assert {kinds[i] for i in order[:3]} == {"position", "ordinal", "name"}
 
@@ -319,7 +314,7 @@ def test_two_processes_train_as_one_with_both_batches(tmp_path):
     script.write_text(
         "import sys, torch\n"
         "from torch import nn\n"
-        "from litelvlm.train.common import Run, processes\n"
+        "from litelvlm.nano.train.common import Run, processes\n"
         "from pathlib import Path\n"
         "torch.manual_seed(0)\n"
         "layer = nn.Linear(3, 1)\n"
@@ -397,7 +392,7 @@ def test_probes_report_shares(trained):
 
 def test_an_exported_model_loads_with_the_trained_weights(trained, tmp_path):
     import litelvlm
-    from litelvlm.train.export import collect, export
+    from litelvlm.nano.train.export import collect, export
 
     target = export(TINY, trained, tmp_path / "model")
     pipe = litelvlm.load(str(target), device="cpu")
@@ -413,7 +408,7 @@ def test_an_exported_model_loads_with_the_trained_weights(trained, tmp_path):
 def test_the_engine_gives_the_state_that_training_saw(trained, tmp_path):
     """The same prompt token from the training path and from the exported model."""
     import litelvlm
-    from litelvlm.train.export import export
+    from litelvlm.nano.train.export import export
 
     pipe = litelvlm.load(str(export(TINY, trained, tmp_path / "model")), device="cpu")
     tokens = PromptTokens(trained / "tokenizer.json")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from litelvlm.cli.evaluate import add_data, sources_of
 from litelvlm.cli.options import words
+from litelvlm.config import TEXTS
 from litelvlm.errors import InputError
 
 HELP = "measure whether similarity reversal holds for a CLIP"
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     sources = sources_of(args)
     import litelvlm
     from litelvlm.loading import check_device
-    from litelvlm.reversal import FORMS, load_tower, measure, tower_of_pipeline, write_report
+    from litelvlm.reversal import load_tower, measure, tower_of_pipeline, write_report
 
     device = check_device(args.device)
     view = args.view or "crop"
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         tower = tower_of_pipeline(pipe)
     command = shlex.join(["litelvlm", *sys.argv[1:]])
     for source in sources:
-        forms = words(args.forms or ()) or tuple(FORMS)
+        forms = words(args.forms or ()) or TEXTS
         shown = not args.quiet
         found = measure(tower, source, forms=forms, view=view, limit=args.limit, progress=shown)
         folder = args.out if len(sources) == 1 else args.out / source.name.replace("/", "-")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from litelvlm.errors import InputError
 
 if TYPE_CHECKING:
-    from litelvlm.data.scenes import Expression, Scene
+    from litelvlm.nano.scenes import DrawnScene, Expression
 
 HELP = "render procedural referring scenes or the held-out benchmark to a folder"
 
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     import cv2
     from tqdm import tqdm
 
-    from litelvlm.data.scenes import benchmark_hash
+    from litelvlm.nano.scenes import benchmark_hash
 
     if args.count < 1:
         raise InputError(f"--count {args.count}; expected at least 1")
@@ -98,9 +98,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _scenes(args: argparse.Namespace) -> Iterator[tuple[Scene, tuple[Expression, ...]]]:
+def _scenes(args: argparse.Namespace) -> Iterator[tuple[DrawnScene, tuple[Expression, ...]]]:
     """The scenes to write, each with the phrases to write about it."""
-    from litelvlm.data.scenes import SceneRecipe, benchmark, make_scene
+    from litelvlm.nano.scenes import SceneRecipe, benchmark, make_scene
 
     if args.benchmark:
         for scene, phrase in benchmark(args.split):
@@ -118,7 +118,7 @@ def _scenes(args: argparse.Namespace) -> Iterator[tuple[Scene, tuple[Expression,
 
 
 def _record(
-    scene: Scene, phrases: tuple[Expression, ...], image: str, labels: str
+    scene: DrawnScene, phrases: tuple[Expression, ...], image: str, labels: str
 ) -> dict[str, Any]:
     """One line of scenes.jsonl."""
     return {

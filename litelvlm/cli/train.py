@@ -48,11 +48,11 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
+    from litelvlm.nano.train.common import processes, rank_and_world
+    from litelvlm.nano.train.export import export
+    from litelvlm.nano.train.recipe import recipe
+    from litelvlm.nano.train.run import STAGES, draw_curves, train
     from litelvlm.question import check_seed
-    from litelvlm.train.common import processes, rank_and_world
-    from litelvlm.train.export import export
-    from litelvlm.train.recipe import recipe
-    from litelvlm.train.run import STAGES, draw_curves, train
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     check_seed(args.seed)

@@ -1,1 +1,1 @@
-"""Pictures with phrases and masks: procedural scenes and readers of data sets."""
+"""Pictures with phrases and masks: samples, and readers of data sets and folders."""

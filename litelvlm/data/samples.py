@@ -18,7 +18,7 @@ import numpy as np
 from litelvlm.errors import InputError
 
 if TYPE_CHECKING:
-    from litelvlm.data.scenes import Scene
+    from litelvlm.nano.scenes import DrawnScene
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class SampleList:
 
 @dataclass
 class SceneSource:
-    """The procedural benchmark (`litelvlm.data.scenes.benchmark`).
+    """The procedural benchmark (`litelvlm.nano.scenes.benchmark`).
 
     Attributes:
         split: "val" or "test"; "val-a" and "val-b" are the even and odd scenes of "val".
@@ -116,7 +116,7 @@ class SceneSource:
 
     def samples(self, share: tuple[int, int] = (0, 1)) -> Iterator[Sample]:
         """See `Source`. Every process walks the benchmark; only its own scenes are kept."""
-        from litelvlm.data.scenes import benchmark
+        from litelvlm.nano.scenes import benchmark
 
         index, count = check_share(share)
         split, _, half = self.split.partition("-")
@@ -143,7 +143,7 @@ def training_scenes(count: int, first: int = 1_000_000) -> SampleList:
     For choosing rules and settings without touching the benchmark. Scenes are drawn when asked
     for, a few are remembered.
     """
-    from litelvlm.data.scenes import make_scene
+    from litelvlm.nano.scenes import make_scene
 
     scene = lru_cache(maxsize=4)(make_scene)
     given = []
@@ -162,12 +162,12 @@ def training_scenes(count: int, first: int = 1_000_000) -> SampleList:
     return SampleList(f"scenes/train-{first}", given)
 
 
-def _image(scene: Callable[[int], Scene], seed: int) -> np.ndarray:
+def _image(scene: Callable[[int], DrawnScene], seed: int) -> np.ndarray:
     return scene(seed).image
 
 
 def _mask(
-    scene: Callable[[int], Scene], seed: int, targets: tuple[int, ...], _: tuple[int, int]
+    scene: Callable[[int], DrawnScene], seed: int, targets: tuple[int, ...], _: tuple[int, int]
 ) -> np.ndarray:
     return scene(seed).mask(targets)
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from litelvlm.data.scenes import benchmark
 from litelvlm.errors import InputError
 from litelvlm.metrics import mean_iou, overlap, reversal_auc, token_recall, total_iou
+from litelvlm.nano.scenes import benchmark
 
 if TYPE_CHECKING:
     from litelvlm.pipeline import Pipeline

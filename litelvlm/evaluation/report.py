@@ -4,7 +4,7 @@ results.csv, results.json   scores, the same whatever ran them and how often
 items.csv                   one line an expression, method, budget and seed
 costs.csv                   time and memory a stage
 report.md                   all of it as tables, with the command that made it
-curves.png, curves.svg      gIoU over the budget
+curves.png                  gIoU over the budget
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def markdown(
     for source in dict.fromkeys(row.source for row in rows):
         its = [row for row in rows if row.source == source]
         lines += ["", f"## {source}: {its[0].expressions} expressions", "", *score_table(its)]
-    lines += ["", "![gIoU over the budget](curves.svg)", "", "## Cost", ""]
+    lines += ["", "![gIoU over the budget](curves.png)", "", "## Cost", ""]
     lines += [
         "Median milliseconds per expression; encoders per picture, once for all rows.",
         "",
@@ -181,7 +181,6 @@ def cost_table(costs: Sequence[CostRow]) -> list[str]:
 
 def _draw_curves(folder: Path, rows: Sequence[Row]) -> None:
     """gIoU over the budget, one panel a source; nothing without two budgets."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     sources = list(dict.fromkeys(row.source for row in rows))
@@ -219,8 +218,6 @@ def _draw_curves(folder: Path, rows: Sequence[Row]) -> None:
         handles = panels[0].get_legend_handles_labels()
         picture.legend(*handles, loc="outside right upper", frameon=False, fontsize=7)
     # The same rows give the same bytes.
-    with matplotlib.rc_context({"svg.hashsalt": "litelvlm"}):
-        picture.savefig(folder / "curves.svg", metadata={"Date": None})
     picture.savefig(folder / "curves.png", dpi=150)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from litelvlm.config import MODES, SelectionConfig
+from litelvlm.errors import InputError
 from litelvlm.methods import InsideResult, TokenView
 from litelvlm.models.prompt import plain
 from litelvlm.profiling import Profiler
@@ -40,6 +41,13 @@ class Capabilities:
     modes: tuple[str, ...] = MODES
     masks: bool = True
     joint: bool = True
+
+    def check(self, asked: Question, model: str) -> None:
+        """Raise `InputError` where a question asks for what the model cannot do."""
+        if asked.mode not in self.modes:
+            raise InputError(f"{model} works in mode {' or '.join(self.modes)}, not {asked.mode!r}")
+        if asked.joint and not self.joint:
+            raise InputError(f"{model} takes one phrase a prompt: joint=True does not work")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from litelvlm.config import ModelConfig
+from litelvlm.config import WORDINGS, ModelConfig
 from litelvlm.errors import InputError, ModelError
 from litelvlm.families.base import Answer, Capabilities, Family, Reply
 from litelvlm.families.glamm_files import (
@@ -44,9 +44,6 @@ from litelvlm.question import Question
 from litelvlm.scene import EncodedImage, MaskScene
 
 __all__ = ["Glamm", "build", "open_folder", "random_config", "recognises", "wrap"]
-
-# Wordings that the text tower reads with text="templates"; their embeddings are averaged.
-TEMPLATES = ("{}", "a photo of {}", "a picture with {}", "where is {}?", "{} in this image")
 
 # Wordings that GLaMM was trained with; its released evaluation draws one of each for a prompt.
 QUESTIONS = (
@@ -279,7 +276,7 @@ class Glamm(Family):
         text = plain(phrase)
         if form == "question":
             return [(question or self.config.prompt.question).format(phrase=text)]
-        return [template.format(text) for template in TEMPLATES[: 1 if form == "phrase" else None]]
+        return [wording.format(text) for wording in WORDINGS[form]]
 
     def _project(self, hidden: Tensor, selection: Selection | None) -> Tensor:
         """(P, N, D) patch tokens -> (P, K, L) tokens of the language model."""

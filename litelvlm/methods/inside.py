@@ -155,7 +155,7 @@ def sparsevlm(
     raters = _raters(state)
     count, depth = state.numbers.shape[1], len(llama.layers)
     left = dict(
-        zip((_scaled(cut, depth) for cut in (2, 6, 15)), _stages(budget, count), strict=True)
+        zip((_scaled(cut, depth) for cut in (2, 6, 15)), stage_counts(budget, count), strict=True)
     )
     for number, layer in enumerate(llama.layers):
         chosen = merged = None
@@ -171,7 +171,7 @@ def sparsevlm(
             extra = None
             if merged is not None and merged.shape[1]:
                 rows = state.hidden[:, state.image]
-                extra = _clusters(_pick(rows, merged))
+                extra = density_clusters(_pick(rows, merged))
             state = _drop(state, chosen, llama, renumber=True, extra=extra)
     return _finish(state, trace, llama)
 
@@ -353,7 +353,7 @@ def _raters(state: _State) -> Tensor:
     return (weight >= average * (1 - 1e-6)) & real
 
 
-def _stages(budget: int, count: int) -> tuple[int, int, int]:
+def stage_counts(budget: int, count: int) -> tuple[int, int, int]:
     """Image tokens after the three cuts, from the code's table for 576 patches, interpolated."""
     table = [(0, 0, 0, 0), (64, 66, 30, 17), (96, 238, 48, 26), (128, 303, 110, 36)]
     table += [(192, 300, 200, 110), (576, 576, 576, 576)]
@@ -372,7 +372,7 @@ def _scaled(layer: int, depth: int) -> int:
     return max(1, round(layer * depth / 32))
 
 
-def _clusters(tokens: Tensor) -> Tensor:
+def density_clusters(tokens: Tensor) -> Tensor:
     """(P, n, L) -> (P, c, L): means of density-peak clusters (Du et al., 2016), c = n // 10 + 1.
 
     Density: exp of minus the mean squared distance to the c nearest. Centres: the largest product

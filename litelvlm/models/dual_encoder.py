@@ -113,7 +113,7 @@ class DualEncoder:
         self.image_mean = tuple(image_mean)
         self.image_std = tuple(image_std)
         visual: Any = self.clip.visual
-        if not isinstance(visual, open_clip.transformer.VisionTransformer):
+        if type(visual) is not open_clip.transformer.VisionTransformer:
             raise ModelError(f"image tower is a {type(visual).__name__}, expected a plain ViT")
         self.layers = len(visual.transformer.resblocks)
         if self.layers < 3:
@@ -121,7 +121,8 @@ class DualEncoder:
         self.image_size: int = visual.image_size[0]
         self.grid: tuple[int, int] = tuple(visual.grid_size)
         self.heads: int = visual.transformer.resblocks[-1].attn.num_heads
-        self.context_length: int = self.clip.context_length
+        module: Any = clip
+        self.context_length: int = module.context_length
         # One early block, at a depth of 5/24 as in CLIP-L, for rules that look at local detail.
         self.early = max(1, round(self.layers * 5 / 24)) - self.layers
         self._tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=self.context_length)

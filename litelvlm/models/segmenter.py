@@ -6,11 +6,12 @@ contributes just its "no mask" embedding. No fork of SAM is needed for that.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SamConfig, SamModel
 
@@ -41,7 +42,8 @@ class Segmenter:
     def __init__(self, sam: SamModel, place: str = "corner") -> None:
         self.sam: Any = sam
         self.place = place
-        self.size: int = self.sam.config.vision_config.image_size
+        config: Any = sam.config
+        self.size: int = config.vision_config.image_size
         self.frame((1, 1))  # an unknown place is refused here, not at the first picture
 
     def frame(self, image_hw: tuple[int, int]) -> MaskFrame:
@@ -64,7 +66,33 @@ class Segmenter:
         pixels = pixels.to(self.sam.dtype)
         if pixels.device.type == "cpu" and not torch.is_grad_enabled():
             return sam_encoder.encode(self.sam.vision_encoder, pixels)
-        return self.sam.vision_encoder(pixels).last_hidden_state
+        return self.encode_by_library(pixels)
+
+    def encode_by_library(self, pixels: Tensor) -> Tensor:
+        """`encode` by transformers' own path, to measure against."""
+        return self.sam.vision_encoder(pixels.to(self.sam.dtype)).last_hidden_state
+
+    def encode_in_float32(self, pixels: Tensor) -> Tensor:
+        """`encode` exactly, one layer at a time: a whole copy of the weights may not fit."""
+
+        def exact(module: nn.Module) -> nn.Module:
+            return copy.deepcopy(module).float()
+
+        encoder = self.sam.vision_encoder
+        states = exact(encoder.patch_embed)(pixels.float())
+        if encoder.pos_embed is not None:
+            states = states + encoder.pos_embed.float()
+        for layer in encoder.layers:
+            states = exact(layer)(states)
+        return exact(encoder.neck)(states)
+
+    def decoder_in_float32(self) -> Segmenter:
+        """A copy that can only `decode`, in float32."""
+        with torch.device("meta"):
+            sam: Any = SamModel(self.sam.config)
+        for part in ("shared_image_embedding", "prompt_encoder", "mask_decoder"):
+            setattr(sam, part, copy.deepcopy(getattr(self.sam, part)).float())
+        return Segmenter(sam, self.place)
 
     def decode(self, embedding: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """One mask a prompt.

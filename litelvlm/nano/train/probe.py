@@ -14,15 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litelvlm.data.scenes import VAL, Scene, make_scene, names
 from litelvlm.geometry import MaskFrame
 from litelvlm.metrics import reversal_auc, token_recall
 from litelvlm.models.prompt import plain
-from litelvlm.pruning import text_similarity
-from litelvlm.train import clip as clip_stage
-from litelvlm.train import masks as mask_stage
-from litelvlm.train.common import autocast
-from litelvlm.train.targets import (
+from litelvlm.nano.scenes import VAL, DrawnScene, make_scene, names
+from litelvlm.nano.train import clip as clip_stage
+from litelvlm.nano.train import masks as mask_stage
+from litelvlm.nano.train.common import autocast
+from litelvlm.nano.train.targets import (
     chw,
     normalise,
     patch_targets,
@@ -32,22 +31,28 @@ from litelvlm.train.targets import (
     sam_place,
     squared,
 )
+from litelvlm.pruning import text_similarity
 
 if TYPE_CHECKING:
-    from litelvlm.train.language import Frozen, Grounder
+    from litelvlm.nano.train.frozen import Frozen
+    from litelvlm.nano.train.grounder import Grounder
 
 # Away from the seeds of the benchmark, which starts at 0.
 SEED = 50_000
 
 
-def val_scenes(count: int, **changes: Any) -> list[Scene]:
+def val_scenes(count: int, **changes: Any) -> list[DrawnScene]:
     """Scenes of the validation half, other than the benchmark's."""
     return [make_scene(SEED + i, replace(VAL, **changes)) for i in range(count)]
 
 
 @torch.no_grad()
 def probe_clip(
-    clip: nn.Module, head: nn.Module, scenes: list[Scene], device: str = "cpu", bf16: bool = True
+    clip: nn.Module,
+    head: nn.Module,
+    scenes: list[DrawnScene],
+    device: str = "cpu",
+    bf16: bool = True,
 ) -> dict[str, float]:
     """What the dual encoder's patch tokens know, and whether the similarity is reversed.
 
@@ -108,7 +113,11 @@ def probe_clip(
 
 @torch.no_grad()
 def probe_masks(
-    sam: nn.Module, prompt: nn.Module, scenes: list[Scene], device: str = "cpu", bf16: bool = True
+    sam: nn.Module,
+    prompt: nn.Module,
+    scenes: list[DrawnScene],
+    device: str = "cpu",
+    bf16: bool = True,
 ) -> dict[str, float]:
     """IoU of the mask branch at the picture's own size.
 
@@ -140,7 +149,7 @@ def probe_masks(
 
 
 def upscale(logits: Tensor, side: int, size: tuple[int, int]) -> Tensor:
-    """(P, h, w) logits of the padded square of ``side`` pixels -> (P, H, W) on the picture."""
+    """(P, h, w) logits of the padded square of `side` pixels -> (P, H, W) on the picture."""
     left, top, width, height = sam_place(size, side)
     return MaskFrame(side, (height, width), size, (left, top)).upscale(logits)
 
@@ -149,7 +158,7 @@ def upscale(logits: Tensor, side: int, size: tuple[int, int]) -> Tensor:
 def probe_language(
     grounder: Grounder,
     frozen: Frozen,
-    scenes: list[Scene],
+    scenes: list[DrawnScene],
     device: str = "cpu",
     bf16: bool = True,
     keep: int | None = None,

@@ -35,7 +35,7 @@ def seed_everything(seed: int) -> None:
 
 
 def autocast(device: torch.device | str, enabled: bool = True) -> contextlib.AbstractContextManager:
-    """bfloat16 autocast on ``device``; a no-op when ``enabled`` is false."""
+    """bfloat16 autocast on `device`; a no-op when `enabled` is false."""
     if not enabled:
         return contextlib.nullcontext()
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
@@ -44,7 +44,7 @@ def autocast(device: torch.device | str, enabled: bool = True) -> contextlib.Abs
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention, (B, heads, Q, d) x (B, heads, K, d) -> (B, heads, Q, d).
 
-    ``bias`` is added to the logits (0 to see, a large negative number to hide).
+    `bias` is added to the logits (0 to see, a large negative number to hide).
     On a CPU with bfloat16 units two plain matrix products are about four times faster, forward
     and backward together, than the fused kernel; elsewhere the fused kernel is used.
     """
@@ -58,7 +58,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
 
 
 def schedule(step: int, total: int, warmup: int, hold: float = 0.2) -> float:
-    """Learning-rate factor at ``step``: linear warm-up, 1 for a share ``hold``, linear to 0."""
+    """Learning-rate factor at `step`: linear warm-up, 1 for a share `hold`, linear to 0."""
     if step < warmup:
         return (step + 1) / warmup
     done = min(1.0, (step - warmup) / max(1, total - warmup))
@@ -72,7 +72,7 @@ def optimisers(
 
     Muon (Jordan et al. 2024) takes steps whose singular values are all alike. After 300 steps of
     the dual encoder from nothing it named 33 % of the patches, AdamW alone 9 %. Its rate is
-    ``gain`` times ``lr``, in the scale of AdamW's. Vectors, norms, embeddings, convolutions and
+    `gain` times `lr`, in the scale of AdamW's. Vectors, norms, embeddings, convolutions and
     the layers that read or write a small space (fewer than 32 rows or columns) stay with AdamW.
 
     Raises:
@@ -108,7 +108,7 @@ def optimisers(
 
 
 class _Batches(IterableDataset):
-    """Batches ``start``, ``start + 1``, ... made by a pure function of their number."""
+    """Batches `start`, `start + 1`, ... made by a pure function of their number."""
 
     def __init__(self, make: Callable[[int], dict[str, Any]], start: int, stop: int) -> None:
         self.make, self.start, self.stop = make, start, stop
@@ -124,7 +124,7 @@ class _Batches(IterableDataset):
 def stream(
     make: Callable[[int], dict[str, Any]], start: int, stop: int, workers: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield ``make(start)`` .. ``make(stop - 1)`` in order, made by ``workers`` processes.
+    """Yield `make(start)` .. `make(stop - 1)` in order, made by `workers` processes.
 
     The order does not depend on the number of workers, so a resumed run sees the batches that
     the interrupted one would have seen.
@@ -139,7 +139,7 @@ def stream(
 
 
 def to_device(batch: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
-    """Move every tensor of a batch to ``device``; other values pass through."""
+    """Move every tensor of a batch to `device`; other values pass through."""
     return {
         k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()
     }
@@ -147,7 +147,7 @@ def to_device(batch: dict[str, Any], device: torch.device | str) -> dict[str, An
 
 @contextlib.contextmanager
 def processes(device: str) -> Iterator[str]:
-    """Join the processes that ``torchrun`` started, if it did; gives this process's device.
+    """Join the processes that `torchrun` started, if it did; gives this process's device.
 
     Each process then takes its own batches and gradients are averaged: on a CPU, one process per
     core trains about a seventh faster than one process with as many threads.
@@ -164,7 +164,7 @@ def processes(device: str) -> Iterator[str]:
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's number and how many there are; (0, 1) outside ``torchrun``."""
+    """This process's number and how many there are; (0, 1) outside `torchrun`."""
     if not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -172,7 +172,7 @@ def rank_and_world() -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Share:
-    """The batches of one process: numbers ``rank``, ``rank + world``, ... of all."""
+    """The batches of one process: numbers `rank`, `rank + world`, ... of all."""
 
     make: Callable[[int], dict[str, Any]]
     rank: int
@@ -206,7 +206,7 @@ class Run:
 
     Of several processes the first alone writes; all read the same checkpoint.
 
-    folder: holds ``<stage>.pt`` (checkpoint) and ``<stage>.jsonl`` (log, one record per line).
+    folder: holds `<stage>.pt` (checkpoint) and `<stage>.jsonl` (log, one record per line).
     """
 
     folder: Path
@@ -290,7 +290,7 @@ class Run:
             self._sums.setdefault(key, []).append(float(value))
 
     def record(self, **values: float) -> dict[str, float]:
-        """Write one log line: the running means since the last one, and ``values``."""
+        """Write one log line: the running means since the last one, and `values`."""
         now = time.monotonic()
         self.seconds += now - self._ticked
         self._ticked = now
@@ -314,9 +314,9 @@ class Run:
         probe_every: int = 1000,
         limit: int | None = None,
     ) -> None:
-        """Train from the present step to the last: ``learn(batch)`` gives the loss.
+        """Train from the present step to the last: `learn(batch)` gives the loss.
 
-        limit: stop after so many steps of this call; a later call with ``resume`` goes on.
+        limit: stop after so many steps of this call; a later call with `resume` goes on.
         """
         stop = self.steps if limit is None else min(self.steps, self.step + limit)
         rank, world = rank_and_world()

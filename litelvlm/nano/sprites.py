@@ -230,9 +230,9 @@ def any_paint(rng: np.random.Generator, name: str) -> Paint:
 
 
 def repainted(pixels: np.ndarray, variant: Variant, paint: Paint) -> np.ndarray:
-    """The drawing of a variant in another paint, as ``sprite`` gives and takes it.
+    """The drawing of a variant in another paint, as `sprite` gives and takes it.
 
-    pixels: (h, w, 4) uint8 of ``sprite(variant.stem)``, of any size.
+    pixels: (h, w, 4) uint8 of `sprite(variant.stem)`, of any size.
     """
     masks = (v.mask for v in kinds()[variant.name].variants if v.stem == variant.stem and v.mask)
     alpha = np.ascontiguousarray(pixels[..., 3])
@@ -243,7 +243,7 @@ def repainted(pixels: np.ndarray, variant: Variant, paint: Paint) -> np.ndarray:
 
 
 def _turn(hue: Any, other: float) -> Any:
-    """The way round the circle of hues from ``other`` to ``hue``, a number or array: -90..90."""
+    """The way round the circle of hues from `other` to `hue`, a number or array: -90..90."""
     return (hue - other + 90) % 180 - 90
 
 

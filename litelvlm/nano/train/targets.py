@@ -10,17 +10,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from litelvlm.data.sprites import COLOURS
 from litelvlm.geometry import clip_square, sam_corner, sam_hw
+from litelvlm.nano.sprites import COLOURS
 
 if TYPE_CHECKING:
-    from litelvlm.data.scenes import Scene
+    from litelvlm.nano.scenes import DrawnScene
 
 IGNORE = -1
 
 
-def squared(scene: Scene, side: int) -> Scene:
-    """A scene as the image tower sees it: letterboxed into a square of ``side`` pixels.
+def squared(scene: DrawnScene, side: int) -> DrawnScene:
+    """A scene as the image tower sees it: letterboxed into a square of `side` pixels.
 
     Pictures that are this square already come back as they are.
     """
@@ -45,7 +45,7 @@ def squared(scene: Scene, side: int) -> Scene:
 def patch_cover(labels: np.ndarray, patch: int, objects: int) -> np.ndarray:
     """Share of each patch that each label fills.
 
-    labels: (H, W) uint8, 0 background, i + 1 object i; H and W multiples of ``patch`` (pixels).
+    labels: (H, W) uint8, 0 background, i + 1 object i; H and W multiples of `patch` (pixels).
     Returns (N, objects + 1) float32, raster order, rows summing to 1.
     """
     height, width = labels.shape
@@ -58,9 +58,9 @@ def patch_cover(labels: np.ndarray, patch: int, objects: int) -> np.ndarray:
 
 
 def patch_targets(
-    scene: Scene, names: dict[str, int], patch: int = 14
+    scene: DrawnScene, names: dict[str, int], patch: int = 14
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """What lies under each patch of a scene whose sides are multiples of ``patch``.
+    """What lies under each patch of a scene whose sides are multiples of `patch`.
 
     names: class name -> 0-based class number.
     Returns
@@ -93,7 +93,7 @@ def chw(image: np.ndarray) -> Tensor:
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(B, 3, H, W) uint8 -> float32, ``(value / 255 - mean) / std`` per channel."""
+    """(B, 3, H, W) uint8 -> float32, `(value / 255 - mean) / std` per channel."""
     shape = (1, 3, 1, 1)
     m = torch.tensor(mean, device=images.device).view(shape) * 255
     s = torch.tensor(std, device=images.device).view(shape) * 255
@@ -101,7 +101,7 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 def sam_place(image_hw: tuple[int, int], side: int) -> tuple[int, int, int, int]:
-    """Where a picture stands in the SAM part's square of ``side``: left, top, width, height.
+    """Where a picture stands in the SAM part's square of `side`: left, top, width, height.
 
     In the middle, as the image tower sees it. With the corner placement of the released SAM the
     language model has to learn a shift that depends on the shape of the picture; a small one
@@ -113,13 +113,13 @@ def sam_place(image_hw: tuple[int, int], side: int) -> tuple[int, int, int, int]
 
 
 def sam_boxes(boxes: np.ndarray, image_hw: tuple[int, int], side: int) -> np.ndarray:
-    """Boxes (..., 4) of a picture, in pixels of the SAM part's square of ``side``."""
+    """Boxes (..., 4) of a picture, in pixels of the SAM part's square of `side`."""
     left, top, _, _ = sam_place(image_hw, side)
     return boxes * (side / max(image_hw)) + np.array([left, top, left, top])
 
 
 def sam_frame(image: np.ndarray, side: int) -> np.ndarray:
-    """Resize so that the longest side is ``side``; the rest of the square is left at -1.
+    """Resize so that the longest side is `side`; the rest of the square is left at -1.
 
     Returns (side, side, 3) int16; -1 marks padding, which becomes 0 after normalisation.
     """

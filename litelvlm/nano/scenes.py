@@ -18,13 +18,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from litelvlm.data.backgrounds import background
-from litelvlm.data.compose import choose, degrade, place
-from litelvlm.data.expressions import write_expressions
-from litelvlm.data.rules import Expression, SceneObject, View
-from litelvlm.data.sprites import PLURAL_ONLY, kinds, plural
-from litelvlm.data.wording import COUNTS, known_words, nouns
 from litelvlm.errors import InputError, unknown
+from litelvlm.nano.backgrounds import background
+from litelvlm.nano.compose import choose, degrade, place
+from litelvlm.nano.expressions import write_expressions
+from litelvlm.nano.rules import Expression, SceneObject, View
+from litelvlm.nano.scene_recipe import EASY, SPLITS, TEST, TRAIN, VAL, SceneRecipe
+from litelvlm.nano.sprites import PLURAL_ONLY, kinds, plural
+from litelvlm.nano.wording import COUNTS, known_words, nouns
 
 __all__ = [
     "EASY",
@@ -32,7 +33,7 @@ __all__ = [
     "TRAIN",
     "VAL",
     "Expression",
-    "Scene",
+    "DrawnScene",
     "SceneObject",
     "SceneRecipe",
     "benchmark",
@@ -43,59 +44,12 @@ __all__ = [
     "nouns",
 ]
 
-SPLITS = ("train", "val", "test")
 # Random canvases: short side 336, long side by these ratios.
 _RATIOS = (1.0, 1.0, 1.0, 1.0, 4 / 3, 4 / 3, 3 / 2, 16 / 9)
 
 
 @dataclass(frozen=True)
-class SceneRecipe:
-    """How scenes are made.
-
-    Attributes:
-        canvas: (height, width) in pixels, or None for random shapes with a short side of 336.
-        objects: fewest and most objects.
-        object_px: range of an object's longest side in pixels, before rotation.
-        split: "train", "val" or "test": own seeds and photos; "train" shows no held-out variant.
-        level: 0 one or two things by name, 1 names and colours, 2 places too, 3 everything.
-        expressions: most phrases per scene.
-        none, several: chance of a phrase with no target, or with several targets (level 3 only).
-        typos: chance of a misspelling per phrase.
-        clutter: 0 plain grounds only .. 1 photos, textures and shapes.
-        degrade: 0 clean pictures .. 1 blur, noise, JPEG and light changes at full rate.
-        repaint: chance that a thing is painted anew, in any colour but one held out for its
-            class; no colour word is said of it then. Without it a model takes the colours that a
-            class was shown in for part of what the class is.
-    """
-
-    canvas: tuple[int, int] | None = None
-    objects: tuple[int, int] = (1, 7)
-    object_px: tuple[int, int] = (50, 170)
-    split: str = "train"
-    level: int = 3
-    expressions: int = 8
-    none: float = 0.05
-    several: float = 0.05
-    typos: float = 0.02
-    clutter: float = 1.0
-    degrade: float = 1.0
-    repaint: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise unknown("split", self.split, SPLITS)
-        if self.level not in (0, 1, 2, 3):
-            raise InputError(f"level {self.level!r}; expected 0, 1, 2 or 3")
-        if not 1 <= self.objects[0] <= self.objects[1] <= 12:
-            raise InputError(f"objects {self.objects!r}; expected 1 <= fewest <= most <= 12")
-        if not 16 <= self.object_px[0] <= self.object_px[1]:
-            raise InputError(f"object_px {self.object_px!r}; expected 16 <= least <= most")
-        if self.canvas is not None and min(self.canvas) < self.object_px[0]:
-            raise InputError(f"canvas {self.canvas!r} is smaller than object_px {self.object_px!r}")
-
-
-@dataclass(frozen=True)
-class Scene:
+class DrawnScene:
     """A picture, what is in it, and phrases about it.
 
     Attributes:
@@ -121,18 +75,12 @@ class Scene:
         return np.isin(self.labels, np.asarray(targets) + 1)
 
 
-TRAIN = SceneRecipe()
-EASY = SceneRecipe(objects=(1, 2), level=0, none=0.0, several=0.0)
-VAL = SceneRecipe(split="val", none=0.0, several=0.0)
-TEST = SceneRecipe(split="test", none=0.0, several=0.0)
-
-
 def names() -> tuple[str, ...]:
     """Canonical class names, sorted."""
     return tuple(kinds())
 
 
-def make_scene(seed: int, recipe: SceneRecipe = TRAIN) -> Scene:
+def make_scene(seed: int, recipe: SceneRecipe = TRAIN) -> DrawnScene:
     """Draw one scene. The same seed and recipe give the same bytes.
 
     Args:
@@ -153,7 +101,7 @@ def make_scene(seed: int, recipe: SceneRecipe = TRAIN) -> Scene:
     return scene
 
 
-def _draw(rng: np.random.Generator, seed: int, recipe: SceneRecipe) -> Scene:
+def _draw(rng: np.random.Generator, seed: int, recipe: SceneRecipe) -> DrawnScene:
     height, width = recipe.canvas or _random_canvas(rng)
     image, avoid = background(rng, height, width, recipe.split, recipe.clutter)
     fewest, most = recipe.objects
@@ -176,7 +124,7 @@ def _draw(rng: np.random.Generator, seed: int, recipe: SceneRecipe) -> Scene:
         recipe.several if full else 0.0,
         recipe.typos,
     )
-    return Scene(seed, image, labels, objects, phrases, _caption(rng, objects))
+    return DrawnScene(seed, image, labels, objects, phrases, _caption(rng, objects))
 
 
 def _random_canvas(rng: np.random.Generator) -> tuple[int, int]:
@@ -225,7 +173,7 @@ MIXTURE = {
 }
 
 
-def benchmark(split: str) -> Iterator[tuple[Scene, Expression]]:
+def benchmark(split: str) -> Iterator[tuple[DrawnScene, Expression]]:
     """The held-out benchmark: 500 scenes with one phrase each, always the same.
 
     Scenes have 1, 2 .. 7 objects in turn, the recipe's random shapes, and all degradations. Seeds

@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litelvlm.train.builders import build_segmenter
-from litelvlm.train.common import Run, autocast, optimisers, rank_and_world, seed_everything
-from litelvlm.train.targets import low_mask, sam_boxes, sam_frame, sam_pixels
+from litelvlm.nano.train.builders import build_segmenter
+from litelvlm.nano.train.common import Run, autocast, optimisers, rank_and_world, seed_everything
+from litelvlm.nano.train.targets import low_mask, sam_boxes, sam_frame, sam_pixels
 
 if TYPE_CHECKING:
-    from litelvlm.data.scenes import Scene, SceneRecipe
-    from litelvlm.train.recipe import Recipe
+    from litelvlm.nano.scenes import DrawnScene, SceneRecipe
+    from litelvlm.nano.train.recipe import Recipe
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -104,7 +104,7 @@ def decode(
     """Masks from prompt tokens.
 
     embedding: (B, C, h, w) image embedding; sparse: (B, P, 1, C), one token per prompt;
-    window: see ``encode``.
+    window: see `encode`.
     Returns logits (B, P, 4 h, 4 w) of the single-mask output, and the predicted IoU (B, P).
     """
     batch = embedding.shape[0]
@@ -144,7 +144,7 @@ def mask_loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class MaskBatches:
-    """Makes batch ``number`` of the stage: pictures, prompts, masks; picklable for workers."""
+    """Makes batch `number` of the stage: pictures, prompts, masks; picklable for workers."""
 
     small: SceneRecipe
     full: SceneRecipe
@@ -157,12 +157,12 @@ class MaskBatches:
     patch: int = 16
 
     def __call__(self, number: int) -> dict[str, Tensor]:
-        """One batch; S is the model's side, half of it for the batches before ``switch``.
+        """One batch; S is the model's side, half of it for the batches before `switch`.
 
         frames (B, S, S, 3) int16, boxes (B, P, 4) float32 in units of the model's side,
         masks (B, P, S / 4, S / 4) uint8, window (B, 2) int64 first patch of the picture.
         """
-        from litelvlm.data.scenes import make_scene
+        from litelvlm.nano.scenes import make_scene
 
         rng = np.random.default_rng((self.seed, number))
         frames, boxes, masks, windows = [], [], [], []
@@ -187,14 +187,14 @@ class MaskBatches:
 
 
 def draw_prompts(
-    scene: Scene,
+    scene: DrawnScene,
     count: int,
     low: int,
     rng: np.random.Generator,
     points: float = 0.2,
     sloppy: float = 0.15,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``count`` prompts for a scene's objects: jittered boxes and, a share of them, inner points.
+    """`count` prompts for a scene's objects: jittered boxes and, a share of them, inner points.
 
     low: side of the masks, a fourth of the side of the SAM part's square.
 
@@ -235,7 +235,7 @@ def train_masks(
     probe: Callable[[nn.Module, nn.Module], dict[str, float]] | None = None,
     limit: int | None = None,
 ) -> nn.Module:
-    """Train the SAM part; the checkpoint ``masks.pt`` holds ``sam`` and ``prompt``."""
+    """Train the SAM part; the checkpoint `masks.pt` holds `sam` and `prompt`."""
     seed_everything(recipe.seed)
     plan = recipe.masks
     sam = build_segmenter(recipe.segmenter).to(device)

@@ -13,7 +13,7 @@ from litelvlm.models.segmenter import build_sam
 
 
 def build_dual_encoder(config: dict[str, Any]) -> nn.Module:
-    """An untrained ``open_clip.model.CLIP`` from ``{"embed_dim", "vision_cfg", "text_cfg"}``."""
+    """An untrained `open_clip.model.CLIP` from `{"embed_dim", "vision_cfg", "text_cfg"}`."""
     model = build_clip(config)
     visual = model.visual
     width, layers = visual.conv1.out_channels, len(visual.transformer.resblocks)
@@ -41,7 +41,7 @@ def place_waves(rows: int, cols: int, width: int, octaves: int = 4) -> torch.Ten
 
 
 def build_language(config: dict[str, Any], mimetic: bool = True) -> nn.Module:
-    """An untrained ``transformers.LlamaForCausalLM`` from keyword arguments of ``LlamaConfig``.
+    """An untrained `transformers.LlamaForCausalLM` from keyword arguments of `LlamaConfig`.
 
     mimetic: start each attention head close to content matching, W_q W_k^T and W_v W_o near
     scaled identities (Trockman & Kolter 2023, "Mimetic initialization of self-attention
@@ -55,7 +55,7 @@ def build_language(config: dict[str, Any], mimetic: bool = True) -> nn.Module:
 
 
 def _mimetic(attention: nn.Module, heads: int, match: float = 0.7, copy: float = 0.2) -> None:
-    """Set one attention in place: q ~ k per head, o v ~ ``copy`` times identity."""
+    """Set one attention in place: q ~ k per head, o v ~ `copy` times identity."""
     width = attention.q_proj.in_features
     d = width // heads
     with torch.no_grad():
@@ -71,7 +71,7 @@ def _mimetic(attention: nn.Module, heads: int, match: float = 0.7, copy: float =
 
 
 def build_segmenter(config: dict[str, Any]) -> nn.Module:
-    """An untrained ``transformers.SamModel`` from its three sub-configurations.
+    """An untrained `transformers.SamModel` from its three sub-configurations.
 
     The library's defaults suit loading a checkpoint; for training from nothing the positional
     frequencies are drawn with unit variance and the weights with Xavier's.

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from litelvlm.data.sprites import NEAR
-from litelvlm.data.wording import ANYTHING, doubtful, nouns
+from litelvlm.nano.sprites import NEAR
+from litelvlm.nano.wording import ANYTHING, doubtful, nouns
 
 
 @dataclass(frozen=True)

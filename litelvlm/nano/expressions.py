@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from litelvlm.data.rules import (
+from litelvlm.nano.rules import (
     Expression,
     View,
     fits,
@@ -24,8 +24,8 @@ from litelvlm.data.rules import (
     is_sized,
     order_from,
 )
-from litelvlm.data.sprites import UNCOUNTED, kinds, plural
-from litelvlm.data.wording import (
+from litelvlm.nano.sprites import UNCOUNTED, kinds, plural
+from litelvlm.nano.wording import (
     ANYTHING,
     BROAD,
     COLOURED,

@@ -1,4 +1,4 @@
-"""From training checkpoints to a model folder that ``litelvlm.load`` opens."""
+"""From training checkpoints to a model folder that `litelvlm.load` opens."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from litelvlm.config import ModelConfig, SelectionConfig
-from litelvlm.data.scenes import known_words
-from litelvlm.train.recipe import Recipe
-from litelvlm.train.tokens import PROMPT, PromptTokens
+from litelvlm.nano.scenes import known_words
+from litelvlm.nano.train.recipe import Recipe
+from litelvlm.nano.train.tokens import PROMPT, PromptTokens
 
 # Trained on whole pictures, letterboxed, and on bare phrases.
 SELECTION = SelectionConfig(view="letterbox", text="phrase", positions="original")

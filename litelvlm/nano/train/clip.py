@@ -10,7 +10,7 @@ Two things are added to the usual recipe, both at training time only:
 
 The image embedding is the mean over patches. Background patches then end up carrying the
 picture's meaning, and the patches of the object that a phrase names are the LEAST similar to it:
-the reversal that low-similarity pruning builds on. ``litelvlm.train.probe`` measures it.
+the reversal that low-similarity pruning builds on. `litelvlm.nano.train.probe` measures it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litelvlm.data.sprites import COLOURS
 from litelvlm.models.prompt import plain
-from litelvlm.train.builders import build_dual_encoder
-from litelvlm.train.common import (
+from litelvlm.nano.sprites import COLOURS
+from litelvlm.nano.train.builders import build_dual_encoder
+from litelvlm.nano.train.common import (
     Run,
     attention,
     autocast,
@@ -36,11 +36,11 @@ from litelvlm.train.common import (
     rank_and_world,
     seed_everything,
 )
-from litelvlm.train.targets import IGNORE, chw, normalise, patch_targets, squared
+from litelvlm.nano.train.targets import IGNORE, chw, normalise, patch_targets, squared
 
 if TYPE_CHECKING:
-    from litelvlm.data.scenes import SceneRecipe
-    from litelvlm.train.recipe import Recipe
+    from litelvlm.nano.scenes import SceneRecipe
+    from litelvlm.nano.train.recipe import Recipe
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -85,7 +85,7 @@ def patch_features(
 
 
 def text_features(clip: nn.Module, ids: Tensor) -> Tensor:
-    """Text embeddings (T, E), not normalised, as ``clip.encode_text`` gives them.
+    """Text embeddings (T, E), not normalised, as `clip.encode_text` gives them.
 
     ids: (T, context) int64. The text tower is causal and reads the end-of-text state, so the
     columns after the longest text need not run.
@@ -100,7 +100,7 @@ def text_features(clip: nn.Module, ids: Tensor) -> Tensor:
 
 
 def projected(visual: nn.Module, patches: Tensor) -> Tensor:
-    """Patch tokens in the shared space: (B, N, W) -> (B, N, E), ``ln_post(H) @ proj``."""
+    """Patch tokens in the shared space: (B, N, W) -> (B, N, E), `ln_post(H) @ proj`."""
     return visual.ln_post(patches) @ visual.proj
 
 
@@ -108,7 +108,7 @@ class DenseHead(nn.Module):
     """Names what lies under each patch, linearly (train-time only).
 
     forward(H): (B, N, W) -> class logits (B, N, C + 1), colour logits (B, N, colours),
-    box edges (B, N, 4) and the patch's place (B, N, 2), see ``patch_targets``.
+    box edges (B, N, 4) and the patch's place (B, N, 2), see `patch_targets`.
     """
 
     def __init__(self, width: int, classes: int) -> None:
@@ -124,9 +124,9 @@ class DenseHead(nn.Module):
 
 @dataclass(frozen=True)
 class ClipBatches:
-    """Makes batch ``number``: pictures, texts, patch targets; picklable for workers.
+    """Makes batch `number`: pictures, texts, patch targets; picklable for workers.
 
-    small, full: recipes of half-size and full-size pictures; full ones from batch ``switch`` on.
+    small, full: recipes of half-size and full-size pictures; full ones from batch `switch` on.
     """
 
     small: SceneRecipe
@@ -140,10 +140,10 @@ class ClipBatches:
     grid: int = 24
 
     def __call__(self, number: int) -> dict[str, Tensor]:
-        """See ``train_clip`` for the shapes."""
+        """See `train_clip` for the shapes."""
         from open_clip import tokenize
 
-        from litelvlm.data.scenes import make_scene, names
+        from litelvlm.nano.scenes import make_scene, names
 
         table = {n: i for i, n in enumerate(names())}
         rng = np.random.default_rng((self.seed, number))
@@ -217,7 +217,7 @@ def contrastive(
 def dense_losses(
     head: DenseHead, patches: Tensor, batch: dict[str, Tensor], edges: float, places: float
 ) -> dict[str, Tensor]:
-    """Losses and accuracies of the dense head; ``edges`` and ``places`` weigh the box and place."""
+    """Losses and accuracies of the dense head; `edges` and `places` weigh the box and place."""
     kind, colour, box, place = head(patches)
     truth = batch["kind"]
     on, off = truth > 0, truth == 0
@@ -265,8 +265,8 @@ def train_clip(
     probe: Callable[[nn.Module, nn.Module], dict[str, float]] | None = None,
     limit: int | None = None,
 ) -> nn.Module:
-    """Train the dual encoder; the checkpoint ``clip.pt`` holds ``clip`` and ``head``."""
-    from litelvlm.data.scenes import names
+    """Train the dual encoder; the checkpoint `clip.pt` holds `clip` and `head`."""
+    from litelvlm.nano.scenes import names
 
     seed_everything(recipe.seed)
     plan = recipe.clip

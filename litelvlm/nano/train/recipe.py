@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from litelvlm.data.scenes import SceneRecipe
 from litelvlm.errors import unknown
+from litelvlm.nano.scenes import SceneRecipe
 
 
 @dataclass(frozen=True)
 class ClipPlan:
-    """Stage "clip": batches of half-size pictures up to step ``switch``, of full ones after it."""
+    """Stage "clip": batches of half-size pictures up to step `switch`, of full ones after it."""
 
     steps: int
     switch: int
@@ -34,7 +34,7 @@ class ClipPlan:
 
 @dataclass(frozen=True)
 class MaskPlan:
-    """Stage "masks"; ``switch`` as in ``ClipPlan``."""
+    """Stage "masks"; `switch` as in `ClipPlan`."""
 
     steps: int
     switch: int
@@ -60,7 +60,7 @@ class LanguagePlan:
         turns: expressions per picture; masked: those of them whose masks are drawn; length:
             tokens per turn.
         masks_from: step from which masks are asked of the model.
-        decoder_from: step from which the mask decoder learns too, at ``decoder`` times the rate.
+        decoder_from: step from which the mask decoder learns too, at `decoder` times the rate.
         text, name, place, spot, wave, point, ask, attend, box, token, mask: weights of the losses.
     """
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from litelvlm.data.sprites import COLOURS, kinds, plural
+from litelvlm.nano.sprites import COLOURS, kinds, plural
 
 T = TypeVar("T")
 

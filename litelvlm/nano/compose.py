@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from litelvlm.data.rules import SceneObject
-from litelvlm.data.sprites import Paint, Variant, any_paint, kinds, repainted, sprite
-from litelvlm.data.wording import pick
-
-if TYPE_CHECKING:
-    from litelvlm.data.scenes import SceneRecipe
+from litelvlm.nano.rules import SceneObject
+from litelvlm.nano.scene_recipe import SceneRecipe
+from litelvlm.nano.sprites import Paint, Variant, any_paint, kinds, repainted, sprite
+from litelvlm.nano.wording import pick
 
 LEAST_VISIBLE = 0.45
 
@@ -130,7 +127,7 @@ def _render(
 ) -> np.ndarray:
     """Scale, flip and turn a sprite. (h, w, 4) uint8, premultiplied, cropped to its frame.
 
-    paint: see ``any_paint``; None leaves the variant its own colours.
+    paint: see `any_paint`; None leaves the variant its own colours.
     """
     level = 0 if longest >= 70 else 1 if longest >= 38 else 2
     if paint is None:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from litelvlm.data.sprites import COLOURS
+from litelvlm.nano.sprites import COLOURS
 
 if TYPE_CHECKING:
-    from litelvlm.train.clip import DenseHead
-    from litelvlm.train.language import Grounder
-    from litelvlm.train.masks import PromptToken
+    from litelvlm.nano.train.clip import DenseHead
+    from litelvlm.nano.train.grounder import Grounder
+    from litelvlm.nano.train.masks import PromptToken
 
 WORD = 0.1  # deviation of a word vector's entries
 
@@ -94,9 +94,9 @@ def start_from_head(grounder: Grounder, head: DenseHead, patches: Tensor) -> Non
 
 @torch.no_grad()
 def start_from_prompt(grounder: Grounder, prompt: PromptToken) -> None:
-    """Set the [SEG] head in place: a copy of ``prompt.net`` behind a fixed read-out.
+    """Set the [SEG] head in place: a copy of `prompt.net` behind a fixed read-out.
 
-    ``helpers.compass`` reads the waves of a box from a few directions of the [SEG] state; a state
+    `helpers.compass` reads the waves of a box from a few directions of the [SEG] state; a state
     that holds them there gives the prompt token of that box from the first step on.
     """
     first, second = grounder.seg_head[0], grounder.seg_head[2]

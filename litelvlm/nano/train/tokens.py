@@ -14,7 +14,7 @@ from litelvlm.config import PromptConfig
 from litelvlm.models.prompt import PromptIds, build_prompt, plain
 
 if TYPE_CHECKING:
-    from litelvlm.data.scenes import SceneRecipe
+    from litelvlm.nano.scenes import SceneRecipe
 
 SPECIAL = (
     "<pad>",
@@ -35,7 +35,7 @@ PROMPT = PromptConfig(system="You ground phrases in pictures.")
 
 
 def train_tokenizer(corpus: Iterable[str], vocabulary: int, path: Path) -> None:
-    """Train a byte-level BPE on ``corpus`` and write it to ``path`` (tokenizer.json).
+    """Train a byte-level BPE on `corpus` and write it to `path` (tokenizer.json).
 
     Every byte is in the vocabulary, so no text is ever unknown.
     """
@@ -117,7 +117,7 @@ class PromptTokens:
 
 def corpus(scenes: int, recipe: SceneRecipe, seed: int) -> Iterator[str]:
     """Sentences to train the tokenizer on: whole turns about the phrases of many scenes."""
-    from litelvlm.data.scenes import make_scene, names
+    from litelvlm.nano.scenes import make_scene, names
 
     fixed = PROMPT.image_sentence.split("<image>")
     opening = f"{PROMPT.system} {PROMPT.user}: {fixed[0].strip()}"

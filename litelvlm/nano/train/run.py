@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from litelvlm.errors import unknown
-from litelvlm.train import probe
-from litelvlm.train.clip import train_clip
-from litelvlm.train.language import train_language
-from litelvlm.train.masks import train_masks
-from litelvlm.train.recipe import Recipe
-from litelvlm.train.tokens import corpus, train_tokenizer
+from litelvlm.nano.train import probe
+from litelvlm.nano.train.clip import train_clip
+from litelvlm.nano.train.language import train_language
+from litelvlm.nano.train.masks import train_masks
+from litelvlm.nano.train.recipe import Recipe
+from litelvlm.nano.train.tokens import corpus, train_tokenizer
 
 log = logging.getLogger(__name__)
 STAGES = ("clip", "masks", "language")
@@ -34,10 +34,10 @@ def train(
     probes: int = 40,
     limit: int | None = None,
 ) -> None:
-    """Run stages of a recipe; each reads the checkpoints of those before it from ``folder``.
+    """Run stages of a recipe; each reads the checkpoints of those before it from `folder`.
 
     probes: validation scenes per measurement; 0 for none.
-    limit: stop each stage after so many steps; a later call with ``resume`` goes on.
+    limit: stop each stage after so many steps; a later call with `resume` goes on.
 
     Raises:
         InputError: unknown stage.
