@@ -18,7 +18,7 @@ from tiny_vlm import MROPE, TEXT, picture, prompt, tokenizer
 import litelvlm
 from litelvlm.plugin.bench import paired
 
-VISION = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=6, num_attention_heads=16)
+VISION = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=3, num_attention_heads=16)
 
 
 def text(width: int, layers: int) -> dict:
@@ -51,8 +51,8 @@ def qwen(width: int, layers: int):
     config = transformers.Qwen2_5_VLConfig(
         text_config=text(width, layers) | dict(rope_parameters=mrope),
         vision_config=dict(
-            depth=4, num_heads=16, hidden_size=1024, intermediate_size=2816, out_hidden_size=width,
-            fullatt_block_indexes=[3],
+            depth=2, num_heads=16, hidden_size=1024, intermediate_size=2816, out_hidden_size=width,
+            fullatt_block_indexes=[1],
         ),
         image_token_id=4, video_token_id=5, vision_start_token_id=6, vision_end_token_id=7,
     )  # fmt: skip
@@ -76,9 +76,9 @@ def selection_ms(pruner, image, words, budget, repeats):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args()
     torch.manual_seed(0)

@@ -168,6 +168,24 @@ def test_gaps_in_the_positions_are_not_taken_for_packed_sequences():
     assert not torch.allclose(cut, cached, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["llava", "internvl", "gemma3", "idefics3"])
+def test_kept_tokens_keep_their_original_positions(kind):
+    model, _ = tiny(kind)
+    inputs = pruner(kind).prepare(picture(), prompt(kind), 0.5)
+    full = pruner(kind).prepare(picture(), prompt(kind))
+    image = full["input_ids"][0] == model.config.image_token_id
+    kept, start = [], 0
+    for piece in inputs.record[0].pieces:
+        kept += [start + int(i) for i in piece.indices]
+        start += piece.grid[0] * piece.grid[1]
+    stays = ~image
+    stays[image.nonzero()[:, 0][kept]] = True
+    assert torch.equal(inputs["position_ids"], full["position_ids"][:, stays])
+    assert torch.equal(inputs["input_ids"], full["input_ids"][:, stays])
+    compact = pruner(kind).prepare(picture(), prompt(kind), 0.5, positions="compact")
+    assert compact["position_ids"][0].tolist() == list(range(int(stays.sum())))
+
+
 def test_decoding_goes_on_after_the_last_original_position():
     model, _ = tiny("llava")
     inputs = pruner("llava").prepare(picture(), prompt("llava"), 4)

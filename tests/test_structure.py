@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # function or for the type checker alone; inside one folder anything goes.
 LEVELS = [
     {"_version", "errors", "pruning", "resources"},
-    {"config", "geometry", "images", "memory", "profiling", "metrics"},
+    {"config", "geometry", "images", "memory", "profiling", "metrics", "answers"},
     {"result", "methods"},
     {"models"},
     {"question", "scene"},

@@ -13,7 +13,8 @@ import torch
 
 from litelvlm.errors import ModelError
 from litelvlm.loading import check_device, check_dtype
-from litelvlm.plugin.pruner import PrunedInputs, Pruner
+from litelvlm.plugin.pruner import Pruner
+from litelvlm.plugin.record import PrunedInputs
 from litelvlm.profiling import count
 
 

@@ -205,7 +205,6 @@ class Family:
         layout: where the image tokens of each picture lie.
         tokens: its image tokens, in words.
         score: what scores them without a guide, in words.
-        stacked: the vision features are one tensor, not one entry a picture.
         axes: position numbers of a token: 1, or 4 (text, time, row, column) for M-RoPE; 0: the
             encoder numbers what it gets, so only "compact" positions exist.
         prompt: a prompt for one picture where the processor has no chat template.
@@ -218,7 +217,6 @@ class Family:
     layout: Callable[[Shown], Layout]
     tokens: str
     score: str = "tokens alone"
-    stacked: bool = False
     axes: int = 1
     prompt: str = "USER: {image}\n{question} ASSISTANT:"
     nested: bool = False
@@ -264,7 +262,6 @@ FAMILIES: tuple[Family, ...] = (
         ("internvl",),
         _internvl,
         "256 a tile, up to 12 tiles and a thumbnail",
-        stacked=True,
         prompt="<|im_start|>user\n{image}\n{question}<|im_end|>\n<|im_start|>assistant\n",
     ),
     Family(
@@ -272,7 +269,6 @@ FAMILIES: tuple[Family, ...] = (
         ("gemma3",),
         _one_square,
         "256 in a square, one bidirectional block; no pan-and-scan",
-        stacked=True,
         nested=True,
         prompt="<start_of_turn>user\n{image}{question}<end_of_turn>\n<start_of_turn>model\n",
     ),
@@ -281,7 +277,6 @@ FAMILIES: tuple[Family, ...] = (
         ("paligemma",),
         _one_square,
         "256, 1,024 or 4,096 in a square",
-        stacked=True,
         prompt="{image}{question}",
     ),
     Family(
@@ -297,7 +292,6 @@ FAMILIES: tuple[Family, ...] = (
         ("florence2",),
         _mean_first,
         "576 and their mean, which stays; encoder-decoder, positions compact",
-        stacked=True,
         axes=0,
         prompt="{question}",
         placed=True,

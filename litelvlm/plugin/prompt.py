@@ -7,9 +7,12 @@ prompt whose place it takes, so ids, token types and positions are all taken fro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from litelvlm.plugin.families import Piece
 
 
 def runs_of(mask: Tensor) -> list[int]:
@@ -84,3 +87,47 @@ def compact_positions(positions: Tensor, image: Tensor) -> Tensor:
         parts.append(base + ranks)
         base = int(parts[-1].max()) + 1
     return torch.cat(parts, dim=1)
+
+
+def shares_of(budget: int, pieces: Sequence[Piece]) -> list[int]:
+    """A picture's budget over its pieces, by their size; largest remainders first."""
+    total = sum(piece.patches for piece in pieces)
+    parts = [divmod(budget * piece.patches, total) for piece in pieces]
+    shares = [whole for whole, _ in parts]
+    order = sorted(range(len(pieces)), key=lambda i: -parts[i][1])
+    for i in order[: budget - sum(shares)]:
+        shares[i] += 1
+    return shares
+
+
+def entries_of(features: Tensor, counts: Sequence[int], stacked: bool) -> Any:
+    """(M', L) of all prompts -> entries of those sizes, in the form the model hands out."""
+    entries = features.split([count for count in counts if count])
+    if not stacked:
+        return entries
+    longest = max(counts)
+    gaps = [longest - len(entry) for entry in entries]
+    return torch.stack(
+        [torch.nn.functional.pad(e, (0, 0, gap, 0)) for e, gap in zip(entries, gaps, strict=True)]
+    )
+
+
+def close_rows(
+    piece: Piece, offsets: Tensor, merged: Tensor | None, tokens: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Add the token that ends the row after each row that keeps a patch."""
+    width = piece.grid[1] + 1
+    rows = offsets // width
+    last = torch.cat([rows[1:] != rows[:-1], torch.tensor([True])])
+    ends = rows[last] * width + piece.grid[1]
+    order = torch.cat([offsets, ends]).argsort(stable=True)
+    if merged is not None:
+        order = order.to(merged.device)
+        merged = torch.cat([merged, tokens[ends.to(tokens.device)]])[order]
+    return torch.cat([offsets, ends])[order.cpu()], merged
+
+
+def pad_to(values: Tensor, length: int, left: bool) -> Tensor:
+    """(…, n) -> (…, `length`), zeros on one side."""
+    gap = length - values.shape[-1]
+    return torch.nn.functional.pad(values, (gap, 0) if left else (0, gap))

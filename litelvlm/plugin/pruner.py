@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,97 +23,22 @@ from torch import Tensor
 from litelvlm.errors import InputError, ModelError
 from litelvlm.images import read_image
 from litelvlm.methods import METHODS, SelectionOptions, get_method
-from litelvlm.plugin.families import Family, Piece, Shown, family_of
-from litelvlm.plugin.prompt import columns_of, compact_positions, runs_of, take
+from litelvlm.plugin.checks import check_model, check_options, question_in, read_budgets
+from litelvlm.plugin.families import Piece, Shown
+from litelvlm.plugin.prompt import (
+    close_rows,
+    columns_of,
+    compact_positions,
+    entries_of,
+    pad_to,
+    runs_of,
+    shares_of,
+    take,
+)
+from litelvlm.plugin.record import PictureRecord, PieceRecord, PrunedInputs
 from litelvlm.plugin.scores import Guide, OwnClip, TokensOnly, Viewer
 from litelvlm.pruning import Reason, Selection
-from litelvlm.question import check_budget, check_choice, check_seed
-
-_WHERE = "what the user asks"  # stands for the question when a chat template is read
-
-
-@dataclass(frozen=True)
-class PieceRecord:
-    """What was kept of one grid of a picture.
-
-    Attributes:
-        grid: (rows, columns) of patches; N = rows * columns.
-        box: x0, y0, x1, y1 of the grid as shares of the picture's width and height.
-        indices: (K,) int64, patch numbers in the order in which they entered; -1: a merged token.
-        reason: (K,) uint8, values of `litelvlm.pruning.Reason`, aligned with `indices`.
-        similarity: (N,) float32 as ranked, lowest first; None where the rule reads none.
-        context: (N,) float32 as ranked, highest first; None likewise.
-    """
-
-    grid: tuple[int, int]
-    box: tuple[float, float, float, float]
-    indices: np.ndarray
-    reason: np.ndarray
-    similarity: np.ndarray | None = None
-    context: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class PictureRecord:
-    """What was kept of one picture.
-
-    Attributes:
-        prompt: number of the prompt it belongs to.
-        pieces: its grids; most models have one, tiled models one a tile.
-        tokens_total: image tokens of the unpruned prompt, those that end rows included.
-        tokens_kept: image tokens that enter.
-        method: name of the rule; "none" where all was kept.
-        score: which score the rule read.
-        text: what the text tower read; None where none did.
-    """
-
-    prompt: int
-    pieces: tuple[PieceRecord, ...]
-    tokens_total: int
-    tokens_kept: int
-    method: str
-    score: str
-    text: str | None
-
-
-class PrunedInputs(Mapping[str, Any]):
-    """Arguments for `model.generate(**inputs)`.
-
-    The vision features come in a fresh container at each access, because `generate` changes the
-    one it gets when it expands beams: the same inputs may be used again.
-
-    Attributes:
-        record: one `PictureRecord` a picture, in the order of the placeholders.
-    """
-
-    def __init__(
-        self,
-        tensors: dict[str, Tensor],
-        record: tuple[PictureRecord, ...],
-        features: tuple[type, dict[str, Any]],
-    ) -> None:
-        self.record = record
-        self._tensors = tensors
-        self._features = features
-
-    def __getitem__(self, name: str) -> Any:
-        if name == "mm_encoder_outputs":
-            kind, fields = self._features
-            copies = {
-                key: [list(part) for part in value]
-                if key == "deepstack_features"
-                else (value if isinstance(value, Tensor) else list(value))
-                for key, value in fields.items()
-            }
-            return {"image": kind(**copies)}
-        return self._tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._tensors
-        yield "mm_encoder_outputs"
-
-    def __len__(self) -> int:
-        return len(self._tensors) + 1
+from litelvlm.question import check_choice
 
 
 @dataclass(frozen=True)
@@ -162,7 +87,7 @@ class Pruner:
         self.model = model
         self.processor = processor
         self.method = get_method(method)
-        self.options = _check_options(options)
+        self.options = check_options(options)
         self.scorer = self._scorer(guide, clip)
         self.left = not model.config.is_encoder_decoder  # generate appends to decoder prompts
 
@@ -348,7 +273,7 @@ class Pruner:
             raise ModelError(
                 f"{self.family.name}: {len(features)} image tokens do not fit a layout of {counts}"
             )
-        budgets = _budgets(budget, [sum(piece.patches for piece in p) for p in layout])
+        budgets = read_budgets(budget, [sum(piece.patches for piece in p) for p in layout])
         texts = None if questions is None else [questions[row] for row in owner]
         viewer = None
         if any(b < sum(piece.patches for piece in p) for b, p in zip(budgets, layout, strict=True)):
@@ -359,7 +284,7 @@ class Pruner:
         start = 0
         for number, (pieces, most) in enumerate(zip(layout, budgets, strict=True)):
             mine = []
-            for piece, share in zip(pieces, _shares(most, pieces), strict=True):
+            for piece, share in zip(pieces, shares_of(most, pieces), strict=True):
                 tokens = features[start : start + piece.count]
                 mine.append(self._select(viewer, number, piece, tokens, share))
                 start += piece.count
@@ -382,16 +307,17 @@ class Pruner:
             mask, attention, [(p.count, k.offsets) for p, k in zip(flat, kept, strict=True)]
         )
         counts = [int(mask[row, stay].sum()) for row, stay in enumerate(columns)]
-        # Families whose features are one tensor: pieces of one size make its rows, else prompts.
+        # Where the features are one tensor, pieces of one size make its rows, else prompts do.
+        stacked = isinstance(seen.pooler_output, Tensor)
         sizes = [len(one.offsets) for one in kept if len(one.offsets)]
-        level = self.left and self.family.stacked and len(set(sizes)) > 1
+        level = self.left and stacked and len(set(sizes)) > 1
         tensors = self._shorten(encoded, mask, columns, counts if level else None, positions)
-        if self.family.stacked and not level:
+        if stacked and not level:
             counts = sizes if self.left else [sum(counts)]
-        fields: dict[str, Any] = {"pooler_output": self._entries(chosen, counts)}
+        fields: dict[str, Any] = {"pooler_output": entries_of(chosen, counts, stacked)}
         if (planes := getattr(seen, "deepstack_features", None)) is not None:
             kept_planes = [_chosen(torch.cat(list(p)), flat, kept, merge=False) for p in planes]
-            fields["deepstack_features"] = [self._entries(p, counts) for p in kept_planes]
+            fields["deepstack_features"] = [entries_of(p, counts, False) for p in kept_planes]
         return PrunedInputs(tensors, tuple(record), (type(seen), fields))
 
     def _select(
@@ -431,7 +357,7 @@ class Pruner:
         places = indices.where(indices >= 0, piece.patches - 1)
         offsets = piece.patch_offsets[places]
         if piece.newline:
-            offsets, merged = _close_rows(piece, offsets, merged, tokens)
+            offsets, merged = close_rows(piece, offsets, merged, tokens)
         row = PieceRecord(
             piece.grid, piece.box, indices.numpy(), reason.numpy(),
             _array(found.similarity, 0, 0), _array(found.context, 0),
@@ -488,110 +414,9 @@ class Pruner:
                 compact_positions(axes[:, row, chosen], number[row, chosen])
                 for row, chosen in enumerate(columns)
             ]
-            axes = torch.stack([_pad(row, new_order.shape[1], self.left) for row in rows], dim=1)
+            axes = torch.stack([pad_to(row, new_order.shape[1], self.left) for row in rows], dim=1)
         tensors["position_ids"] = torch.cat([new_order[None], axes])
         return tensors
-
-    def _entries(self, features: Tensor, counts: Sequence[int]) -> Any:
-        """(M', L) of all prompts -> entries of those sizes, in the form the model hands out."""
-        entries = features.split([count for count in counts if count])
-        if not self.family.stacked:
-            return entries
-        longest = max(counts)
-        gaps = [longest - len(entry) for entry in entries]
-        return torch.stack(
-            [
-                torch.nn.functional.pad(e, (0, 0, gap, 0))
-                for e, gap in zip(entries, gaps, strict=True)
-            ]
-        )
-
-
-def check_model(model: Any) -> Family:
-    """The family of a model that is ready to be pruned, or one sentence saying why it is not."""
-    import transformers
-
-    config: Any = getattr(model, "config", None)
-    kind = type(model).__name__
-    if not hasattr(config, "model_type") or not hasattr(model, "generate"):
-        raise InputError(
-            "model must come from AutoModelForImageTextToText.from_pretrained, "
-            f"got {kind if not isinstance(model, str) else repr(model[:60])}"
-        )
-    if type(model).__module__.startswith("transformers_modules"):
-        raise ModelError(
-            f"{kind} runs its repository's own code, whose token layout is not known; load the "
-            "version that is part of transformers (without trust_remote_code)"
-        )
-    family = family_of(config.model_type)
-    # Florence-2 takes the features in generate, which passes them to its encoder.
-    takes = "mm_encoder_outputs" in inspect.signature(model.forward).parameters
-    if not takes and not config.is_encoder_decoder:
-        raise ModelError(
-            f"{kind} of transformers {transformers.__version__} takes no features from outside; "
-            "5.18 or newer does"
-        )
-    if not hasattr(model, "hf_device_map") and any(p.is_meta for p in model.parameters()):
-        raise ModelError(f"{kind} is on the meta device, it has no weights; load them first")
-    if model.training:
-        raise InputError(f"{kind} is in training mode; call model.eval() first")
-    return family
-
-
-def question_in(processor: Any, prompt: str) -> str:
-    """The user's words in a prompt: without placeholders, special tokens and the chat frame."""
-    token = processor.image_token
-    content = [{"type": "image"}, {"type": "text", "text": _WHERE}]
-    if getattr(processor, "chat_template", None):
-        turn = [{"role": "user", "content": content}]
-        frame = processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-        head, tail = frame.split(token)[0], frame.rpartition(_WHERE)[2]
-        prompt = prompt.removeprefix(head).removesuffix(tail)
-    for special in {token, *processor.tokenizer.all_special_tokens}:
-        prompt = prompt.replace(special, " ")
-    return " ".join(prompt.split())
-
-
-def _check_options(options: dict[str, Any]) -> SelectionOptions:
-    known = ("split", "order", "context", "seed")
-    if extra := set(options) - set(known):
-        raise InputError(f"unknown option {min(extra)!r}; known: {', '.join(known)}")
-    checked: dict[str, Any] = {
-        name: check_seed(value) if name == "seed" else check_choice(name, value)
-        for name, value in options.items()
-    }
-    return SelectionOptions(**checked)
-
-
-def _budgets(budget: Any, totals: Sequence[int]) -> list[int]:
-    """Patches to keep of each picture."""
-    given = list(budget) if isinstance(budget, (list, tuple)) else [budget] * len(totals)
-    if len(given) != len(totals):
-        raise InputError(f"{len(given)} budgets for {len(totals)} pictures")
-    chosen = []
-    for number, (one, total) in enumerate(zip(given, totals, strict=True)):
-        if one is None:
-            chosen.append(total)
-        elif isinstance(one, float) and 0 < one <= 1:
-            chosen.append(max(1, round(one * total)))
-        else:
-            try:
-                chosen.append(check_budget(one, total))
-            except InputError as fault:
-                where = f" (picture {number})" if len(totals) > 1 else ""
-                raise InputError(f"{fault}{where}; a float in 0..1 is a share") from None
-    return chosen
-
-
-def _shares(budget: int, pieces: Sequence[Piece]) -> list[int]:
-    """A picture's budget over its pieces, by their size; largest remainders first."""
-    total = sum(piece.patches for piece in pieces)
-    parts = [divmod(budget * piece.patches, total) for piece in pieces]
-    shares = [whole for whole, _ in parts]
-    order = sorted(range(len(pieces)), key=lambda i: -parts[i][1])
-    for i in order[: budget - sum(shares)]:
-        shares[i] += 1
-    return shares
 
 
 def _chosen(
@@ -606,26 +431,6 @@ def _chosen(
             parts.append(features[start + one.offsets.to(features.device)])
         start += piece.count
     return torch.cat(parts)
-
-
-def _close_rows(
-    piece: Piece, offsets: Tensor, merged: Tensor | None, tokens: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Add the token that ends the row after each row that keeps a patch."""
-    width = piece.grid[1] + 1
-    rows = offsets // width
-    last = torch.cat([rows[1:] != rows[:-1], torch.tensor([True])])
-    ends = rows[last] * width + piece.grid[1]
-    order = torch.cat([offsets, ends]).argsort(stable=True)
-    if merged is not None:
-        order = order.to(merged.device)
-        merged = torch.cat([merged, tokens[ends.to(tokens.device)]])[order]
-    return torch.cat([offsets, ends])[order.cpu()], merged
-
-
-def _pad(values: Tensor, length: int, left: bool) -> Tensor:
-    gap = length - values.shape[-1]
-    return torch.nn.functional.pad(values, (gap, 0) if left else (0, gap))
 
 
 def _array(scores: Tensor | None, *index: int) -> np.ndarray | None:
