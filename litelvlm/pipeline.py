@@ -12,23 +12,21 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
 
+from litelvlm.batching import answer_together
 from litelvlm.errors import InputError
 from litelvlm.families.base import Family
 from litelvlm.images import read_image
 from litelvlm.memory import memory_told
 from litelvlm.methods import METHODS
 from litelvlm.profiling import Profiler
-from litelvlm.pruning import Selection
 from litelvlm.question import Question, check_choice
-from litelvlm.recording import record
 from litelvlm.result import GroundingResults, TextResult
 from litelvlm.scene import EncodedImage
-from litelvlm.selecting import check_method, select
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -95,52 +93,90 @@ class Pipeline:
             image = self.encode(image, view=options.pop("view", None), profile=profile)
         return self.ground(image, phrases, budget, **options)
 
+    @overload
+    def encode(
+        self, image: list[Any], *, view: str | None = None, profile: str = "time"
+    ) -> list[EncodedImage]: ...
+
+    @overload
+    def encode(
+        self, image: Any, *, view: str | None = None, profile: str = "time"
+    ) -> EncodedImage: ...
+
     @_guarded
-    def encode(self, image: Any, *, view: str | None = None, profile: str = "time") -> EncodedImage:
+    def encode(self, image: Any, *, view: str | None = None, profile: str = "time") -> Any:
         """Run what depends on the picture alone.
 
         Args:
-            image: path, Pillow image or (H, W, 3) uint8 RGB array (see `images.read_image`).
+            image: path, Pillow image or (H, W, 3) uint8 RGB array (see `images.read_image`); or a
+                list of them, which run through the towers together.
             view: what the image tower sees: "crop" (the middle square) or "letterbox" (all of it,
                 padded); None takes what the model was trained with.
-            profile: "time", or "full" to measure FLOPs and memory too, at twice the time.
+            profile: "time"; "full" to measure FLOPs and memory too, at twice the time; or "off".
 
         Returns:
-            An `EncodedImage`.
+            An `EncodedImage`, or a list of them; each then carries the cost of all.
 
         Raises:
             InputError: not a picture, too large, or an unknown option.
         """
         check_choice("profile", profile)
         view = self.family.defaults.view if view is None else check_choice("view", view)
-        pixels = read_image(image)
+        many = isinstance(image, list)
+        pixels = [read_image(each) for each in (image if many else [image])]
         profiler = Profiler(self.device, profile)
-        (scene,) = self.family.encode([pixels], view, profiler)
-        return replace(scene, costs=tuple(profiler.costs))
+        scenes = self.family.encode(pixels, view, profiler) if pixels else []
+        scenes = [replace(scene, costs=tuple(profiler.costs)) for scene in scenes]
+        return scenes if many else scenes[0]
 
+    @overload
     def ground(
         self,
         scene: EncodedImage,
         phrases: str | Sequence[str],
         budget: int | None = None,
         **options: Any,
-    ) -> GroundingResults:
+    ) -> GroundingResults: ...
+
+    @overload
+    def ground(
+        self,
+        scene: list[EncodedImage],
+        phrases: Sequence[Sequence[str]],
+        budget: int | None = None,
+        **options: Any,
+    ) -> list[GroundingResults]: ...
+
+    def ground(self, scene: Any, phrases: Any, budget: int | None = None, **options: Any) -> Any:
         """Find what each phrase refers to.
 
         Args:
-            scene: from `encode`.
-            phrases: one or several; each gets its own tokens, prompt and mask, in one batch.
+            scene: from `encode`; or a list of scenes, which run together.
+            phrases: one or several; each gets its own tokens, prompt and mask, in one batch. For
+                a list of scenes, the phrases of each.
             budget: image tokens that enter the language model, 1..N; None or N: unpruned.
             **options: the other fields of `litelvlm.question.Question`: method, split, order,
                 positions, context, text, mode, joint, seed, max_new_tokens, profile, wording.
 
         Returns:
-            One result a phrase, in order, and the cost of the call.
+            One result a phrase, in order, and the cost of the call; a list of these for a list of
+            scenes, each with the cost of all.
 
         Raises:
             InputError: bad phrase, budget or option; the message names it.
         """
-        return self.answer(scene, Question(phrases, budget, **options))  # type: ignore[arg-type]
+        if not isinstance(scene, list):
+            return self.answer(scene, Question(phrases, budget, **options))
+        if not isinstance(phrases, Sequence) or len(phrases) != len(scene):
+            raise InputError(f"{len(scene)} scenes need as many lists of phrases")
+        questions = [Question(each, budget, **options) for each in phrases]
+        return self._answer_together(scene, questions)
+
+    @_guarded
+    def _answer_together(
+        self, scenes: list[EncodedImage], questions: list[Question]
+    ) -> list[GroundingResults]:
+        return answer_together(self.family, scenes, questions, self.weight_bytes)
 
     def ask(
         self, scene: EncodedImage, question: str, budget: int | None = None, **options: Any
@@ -148,26 +184,9 @@ class Pipeline:
         """One question, answered in the model's own words; arguments as for `ground`."""
         return self.ground(scene, question, budget, **{"mode": "generate", **options})[0]
 
-    @_guarded
     def answer(self, scene: EncodedImage, question: Question) -> GroundingResults:
         """`ground`, for a ready question."""
-        if not isinstance(scene, EncodedImage):
-            raise InputError(f"scene must come from pipe.encode, got {type(scene).__name__}")
-        if scene.model != self.name:
-            raise InputError(f"the picture was encoded by {scene.model!r}, this is {self.name!r}")
-        family, asked = self.family, question.settle(scene.count, self.family.defaults)
-        family.capabilities.check(asked, self.name)
-        pruned = asked.budget != scene.count
-        if pruned:
-            check_method(asked.rule, family.capabilities.scores, self.name)
-        profiler = Profiler(self.device, asked.profile)
-        before = pruned and asked.rule.where == "before"
-        selection = self._select(scene, asked, profiler) if before else None
-        sequence = family.sequence(scene, asked, selection, profiler)
-        reply = family.answer(scene, asked, sequence, profiler)
-
-        stages = tuple(profiler.costs)
-        return record(family, scene, asked, selection, reply, stages, self.weight_bytes)
+        return self._answer_together([scene], [question])[0]
 
     def unknown_words(self, phrase: str) -> tuple[str, ...]:
         """Words of a phrase the model was never trained on; empty for an open vocabulary."""
@@ -186,18 +205,3 @@ class Pipeline:
         embeds = self.family.text_embeddings(phrases, check_choice("text", text))
         view = self.family.view(scene, frozenset({"similarity"}), embeds[None], 1)
         return view.need("similarity")[0]
-
-    def _select(self, scene: EncodedImage, asked: Question, profiler: Profiler) -> Selection:
-        """Score the tokens as far as the method asks, and let it choose."""
-        family, needs = self.family, asked.rule.needs
-        embeds = None
-        if "similarity" in needs:
-            wording = asked.wording[0] if asked.wording else None
-            embeds = profiler.run(
-                "clip_text", family.text_embeddings, asked.phrases, asked.text, wording
-            )
-            embeds = embeds[None] if asked.joint else embeds[:, None]  # (rows, T, E)
-        rows = 1 if asked.joint else len(asked.phrases)
-        return profiler.run(
-            "select", lambda: select(family.view(scene, needs, embeds, rows), asked)
-        )

@@ -188,6 +188,20 @@ class Family(ABC):
     ) -> Reply:
         """Run the language model over a `sequence`, and the mask branch where there is one."""
 
+    def answers(
+        self,
+        scenes: Sequence[EncodedImage],
+        questions: Sequence[Question],
+        sequences: Sequence[Any],
+        profiler: Profiler,
+    ) -> list[Reply]:
+        """`answer` for several pictures, whose questions differ in their phrases only.
+
+        A family that can run their sequences together overrides it.
+        """
+        rows = zip(scenes, questions, sequences, strict=True)
+        return [self.answer(*row, profiler) for row in rows]
+
     def text_warnings(self, phrase: str, form: str) -> tuple[str, ...]:
         """Short notes about a phrase whose end the text tower does not read."""
         return ()

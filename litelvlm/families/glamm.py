@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from litelvlm.methods import InsideResult, TokenView
 from litelvlm.models.bundle import GroundingModel
 from litelvlm.models.dual_encoder import DualEncoder, ImageTokens
 from litelvlm.models.files import read_vocabulary
-from litelvlm.models.language import LanguageModel, Sequences, load_tokenizer, wrap_tokenizer
+from litelvlm.models.language import LanguageModel, Sequences, join, load_tokenizer, wrap_tokenizer
 from litelvlm.models.prompt import PromptIds, build_prompt, plain
 from litelvlm.models.segmenter import Segmenter
 from litelvlm.profiling import Profiler
@@ -167,20 +168,22 @@ class Glamm(Family):
     def encode(  # noqa: D102
         self, images: Sequence[np.ndarray], view: str, profiler: Profiler
     ) -> list[EncodedImage]:
+        tokens = profiler.run("clip_image", self._encode_tokens, images, view)
+        features = profiler.run("sam_image", self._encode_masks, images)
         found = []
-        for image in images:
+        for row, image in enumerate(images):
             frame = PatchFrame(self.encoder.grid, (image.shape[0], image.shape[1]), view)
-            tokens = profiler.run("clip_image", self._encode_tokens, image, view)
-            features = profiler.run("sam_image", self._encode_masks, image)
-            masks = MaskScene(features, self.segmenter.frame(frame.image_hw))
-            found.append(EncodedImage(image, tokens, masks, frame, (), self.name))
+            masks = MaskScene(features[row : row + 1], self.segmenter.frame(frame.image_hw))
+            found.append(EncodedImage(image, tokens.picture(row), masks, frame, (), self.name))
         return found
 
-    def _encode_tokens(self, image: np.ndarray, view: str) -> ImageTokens:
-        return self.encoder.encode_image(self.encoder.pixels(image, view).to(self.device))
+    def _encode_tokens(self, images: Sequence[np.ndarray], view: str) -> ImageTokens:
+        pixels = torch.cat([self.encoder.pixels(image, view) for image in images])
+        return self.encoder.encode_image(pixels.to(self.device))
 
-    def _encode_masks(self, image: np.ndarray) -> Tensor:
-        return self.segmenter.encode(self.segmenter.pixels(image).to(self.device))
+    def _encode_masks(self, images: Sequence[np.ndarray]) -> Tensor:
+        pixels = torch.cat([self.segmenter.pixels(image) for image in images])
+        return self.segmenter.encode(pixels.to(self.device))
 
     def text_embeddings(  # noqa: D102
         self, phrases: Sequence[str], form: str, question: str | None = None
@@ -241,18 +244,36 @@ class Glamm(Family):
     def answer(  # noqa: D102
         self, scene: EncodedImage, question: Question, sequence: Prompted, profiler: Profiler
     ) -> Reply:
+        return self.answers([scene], [question], [sequence], profiler)[0]
+
+    def answers(  # noqa: D102
+        self,
+        scenes: Sequence[EncodedImage],
+        questions: Sequence[Question],
+        sequences: Sequence[Prompted],
+        profiler: Profiler,
+    ) -> list[Reply]:
+        question, inside = questions[0], questions[0].rule.where == "inside"
         own = question.wording[1] if question.wording else self.config.prompt.answer
-        texts, outcome = [own] * len(question.phrases), None
+        counts = [len(each.phrases) for each in questions]
+        texts, outcomes = [own] * sum(counts), [None] * len(scenes)
         if question.mode == "generate":
-            states, texts = self._generate(sequence, question.max_new_tokens, profiler)
-        elif question.rule.where == "inside" and question.budget != scene.count:
-            states, outcome = self._prune_inside(sequence, question, profiler)
+            states, texts = self._generate(sequences, question.max_new_tokens, profiler)
+        elif inside and question.budget != scenes[0].count:
+            pruned = [self._prune_inside(each, question, profiler) for each in sequences]
+            states = [state for found, _ in pruned for state in found]
+            outcomes = [outcome for _, outcome in pruned]
         else:
-            every = profiler.run("llm_prefill", self.language.prefill, sequence.batch)
-            states = [every[row, [place]] for row, place in self._seg_places(sequence)]
-        masks = profiler.run("mask_decode", self._decode, scene.segmenter, states)
-        answers = tuple(Answer(text, *mask) for text, mask in zip(texts, masks, strict=True))
-        return Reply(answers, sequence.batch.embeds.shape[1], outcome)
+            batch = join([each.batch for each in sequences])
+            every = profiler.run("llm_prefill", self.language.prefill, batch)
+            states = [every[row, [place]] for row, place in self._seg_places(*sequences)]
+        where = [scene.segmenter for scene, n in zip(scenes, counts, strict=True) for _ in range(n)]
+        masks = profiler.run("mask_decode", self._decode, where, states)
+        answers = iter([Answer(text, *mask) for text, mask in zip(texts, masks, strict=True)])
+        return [
+            Reply(tuple(islice(answers, count)), sequence.batch.embeds.shape[1], outcome)
+            for count, sequence, outcome in zip(counts, sequences, outcomes, strict=True)
+        ]
 
     def prompts(self, question: Question) -> tuple[PromptIds, ...]:
         """The conversations that ask a question: one a phrase, or one for all of them."""
@@ -287,19 +308,20 @@ class Glamm(Family):
             tokens = gather_tokens(hidden, selection.indices)
         return self.model.projector(tokens.to(hidden.dtype))
 
-    def _seg_places(self, sequence: Prompted) -> list[tuple[int, int]]:
+    def _seg_places(self, *sequences: Prompted) -> list[tuple[int, int]]:
         """(row, position) of the state that predicts each [SEG], phrase by phrase."""
+        rows = [(prompt, each.kept) for each in sequences for prompt in each.prompts]
         return [
             (row, place)
-            for row, prompt in enumerate(sequence.prompts)
-            for place in prompt.seg_states(self.language.seg_id, sequence.kept)
+            for row, (prompt, kept) in enumerate(rows)
+            for place in prompt.seg_states(self.language.seg_id, kept)
         ]
 
     def _generate(
-        self, sequence: Prompted, max_new_tokens: int, profiler: Profiler
+        self, sequences: Sequence[Prompted], max_new_tokens: int, profiler: Profiler
     ) -> tuple[list[Tensor], list[str]]:
         """Per phrase the (n, L) states that predicted [SEG], and the written text."""
-        language, batch = self.language, sequence.batch
+        language, batch = self.language, join([each.batch for each in sequences])
         cache, state = profiler.run("llm_prefill", language.start, batch)
         written = profiler.run("llm_decode", language.decode, batch, cache, state, max_new_tokens)
         texts = [
@@ -334,16 +356,26 @@ class Glamm(Family):
         return states, outcome
 
     def _decode(
-        self, scene: MaskScene, states: list[Tensor]
+        self, scenes: Sequence[MaskScene], states: list[Tensor]
     ) -> list[tuple[Tensor | None, Tensor | None, float | None]]:
-        """Per phrase (h, w) logits, (H, W) mask and quality; masks of several [SEG] are united."""
+        """Per phrase (h, w) logits, (H, W) mask and quality; masks of several [SEG] are united.
+
+        Args:
+            scenes: the picture of each phrase.
+            states: (n, L), of each phrase.
+        """
         counts = [len(state) for state in states]
         if not sum(counts):
             return [(None, None, None)] * len(states)
         prompts = self.model.seg_head(torch.cat(states))
-        logits, quality = self.segmenter.decode(scene.embedding, prompts)
+        embedding = scenes[0].embedding
+        if any(scene is not scenes[0] for scene in scenes):
+            pairs = zip(scenes, counts, strict=True)
+            embedding = torch.cat([each.embedding.expand(n, -1, -1, -1) for each, n in pairs])
+        logits, quality = self.segmenter.decode(embedding, prompts)
         masks: list[tuple[Tensor | None, Tensor | None, float | None]] = []
-        for piece, own in zip(logits.float().split(counts), quality.split(counts), strict=True):
+        pieces = zip(scenes, logits.float().split(counts), quality.split(counts), strict=True)
+        for scene, piece, own in pieces:
             if not len(piece):
                 masks.append((None, None, None))
                 continue

@@ -40,6 +40,10 @@ class ImageTokens:
         """(B, N, D), the patch tokens that the language model reads."""
         return self.inputs[-1][:, 1:]
 
+    def picture(self, row: int) -> ImageTokens:
+        """What is said about one of the pictures."""
+        return ImageTokens({k: v[row : row + 1] for k, v in self.inputs.items()}, self.grid)
+
 
 @dataclass(frozen=True)
 class BlockQKV:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import (
     DynamicCache,
     LlamaConfig,
@@ -42,6 +43,20 @@ class Sequences:
     positions: Tensor
     lengths: tuple[int, ...]
     image_start: int
+
+
+def join(batches: Sequence[Sequences]) -> Sequences:
+    """The rows of several batches as one, padded on the right to the longest."""
+    if len(batches) == 1:
+        return batches[0]
+    width = max(batch.embeds.shape[1] for batch in batches)
+    short = [width - batch.embeds.shape[1] for batch in batches]
+    return Sequences(
+        torch.cat([F.pad(b.embeds, (0, 0, 0, n)) for b, n in zip(batches, short, strict=True)]),
+        torch.cat([F.pad(b.positions, (0, n)) for b, n in zip(batches, short, strict=True)]),
+        tuple(length for batch in batches for length in batch.lengths),
+        batches[0].image_start,
+    )
 
 
 @dataclass(frozen=True)

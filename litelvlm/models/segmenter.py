@@ -62,7 +62,7 @@ class Segmenter:
         return F.pad(pixels, (left, right, top, bottom)).unsqueeze(0)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """(1, 3, S, S) -> (1, C, h, w), the picture's embedding."""
+        """(B, 3, S, S) -> (B, C, h, w), the embeddings of pictures."""
         pixels = pixels.to(self.sam.dtype)
         if pixels.device.type == "cpu" and not torch.is_grad_enabled():
             return sam_encoder.encode(self.sam.vision_encoder, pixels)
@@ -98,7 +98,7 @@ class Segmenter:
         """One mask a prompt.
 
         Args:
-            embedding: (1, C, h, w), from `encode`.
+            embedding: (1, C, h, w), from `encode`; or (P, C, h, w), one a prompt.
             prompts: (P, C), [SEG] embeddings.
 
         Returns:
@@ -106,11 +106,15 @@ class Segmenter:
             estimates of their IoU.
         """
         dense = self.sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+        places = self.sam.get_image_wide_positional_embeddings()
+        pictures = len(embedding)
         masks, quality = self.sam.mask_decoder(
             image_embeddings=embedding,
-            image_positional_embeddings=self.sam.get_image_wide_positional_embeddings(),
-            sparse_prompt_embeddings=prompts.to(embedding.dtype)[None, :, None],
+            image_positional_embeddings=places.expand(pictures, -1, -1, -1),
+            sparse_prompt_embeddings=prompts.to(embedding.dtype).view(
+                pictures, -1, 1, prompts.shape[-1]
+            ),
             dense_prompt_embeddings=dense.expand_as(embedding),
             multimask_output=False,
         )
-        return masks[0, :, 0], quality[0, :, 0]
+        return masks.flatten(0, 1)[:, 0], quality.flatten(0, 1)[:, 0]
