@@ -256,7 +256,8 @@ class Glamm(Family):
         question, inside = questions[0], questions[0].rule.where == "inside"
         own = question.wording[1] if question.wording else self.config.prompt.answer
         counts = [len(each.phrases) for each in questions]
-        texts, outcomes = [own] * sum(counts), [None] * len(scenes)
+        texts = [own] * sum(counts)
+        outcomes: list[InsideResult | None] = [None] * len(scenes)
         if question.mode == "generate":
             states, texts = self._generate(sequences, question.max_new_tokens, profiler)
         elif inside and question.budget != scenes[0].count:
