@@ -146,6 +146,7 @@ class Glamm(Family):
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.defaults = config.selection
+        self.confidence = config.confidence
         own = config.prompt
         self.wordings = ((own.question, *QUESTIONS), (own.answer, *ANSWERS))
         self.encoder = DualEncoder(model.dual_encoder, **statistics)
