@@ -96,7 +96,7 @@ def _parts(args: argparse.Namespace, tasks: Any, chosen: dict[str, Any]) -> Any:
     if not args.ray:
         return runner.run(options.load_model(args), tasks, args.batch, **chosen)
     model = {
-        "name": args.model,
+        "model": args.model,
         "device": args.device,
         "dtype": args.dtype,
         "random_weights": args.random_weights,
