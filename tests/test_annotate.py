@@ -245,6 +245,26 @@ def test_one_failing_picture_does_not_take_others_along(pipe, picture, monkeypat
         return whole(self, images, *rest)
 
     monkeypatch.setattr(type(pipe.family), "encode", encode)
-    tasks = [Task("a", picture, ("a disc",)), Task("b", odd, ("a disc",)), Task("c", picture, ("x",))]
+    tasks = [
+        Task("a", picture, ("a disc",)),
+        Task("b", odd, ("a disc",)),
+        Task("c", picture, ("x",)),
+    ]
     rows = annotate(pipe, tasks)
     assert [each[0]["error"] for each in rows] == [None, "RuntimeError: an odd picture", None]
+
+
+def test_names_that_are_not_unicode_reach_the_table(pipe, picture, tmp_path):
+    import pandas
+
+    from litelvlm.annotate.export import write_coco, write_parquet
+
+    rows = annotate(pipe, [Task("b\udcff.png", picture, ("a disc \ud800",))])
+    write_parquet(rows, tmp_path / "t.parquet")
+    write_coco(lambda: rows, tmp_path / "t.json")
+    assert list(pandas.read_parquet(tmp_path / "t.parquet")["id"]) == ["b?.png"]
+
+
+def test_a_budget_that_the_model_does_not_have_is_told_at_once(table, tmp_path):
+    command = ["annotate", str(table), "--out", str(tmp_path), *MODEL[:-1], "100000"]
+    assert main(command) == 2

@@ -57,7 +57,15 @@ def write_parquet(pictures: Iterable[list[Row]], path: Path) -> None:
 
 def _flat(row: Row) -> Row:
     rle = row["rle"] or {"size": None, "counts": None}
-    return row | {"rle_size": rle["size"], "rle_counts": rle["counts"]}
+    texts = {key: _utf8(row[key]) for key in ("id", "phrase", "error")}
+    words = row["unknown_words"] and [_utf8(word) for word in row["unknown_words"]]
+    flat = {"rle_size": rle["size"], "rle_counts": rle["counts"], "unknown_words": words}
+    return row | texts | flat
+
+
+def _utf8(text: str | None) -> str | None:
+    """Text that Arrow takes: names of files need not be UTF-8."""
+    return text and text.encode("utf-8", "replace").decode()
 
 
 def write_coco(pictures: Any, path: Path) -> None:

@@ -92,9 +92,13 @@ def run(args: argparse.Namespace) -> int:
 def _parts(args: argparse.Namespace, tasks: Any, chosen: dict[str, Any]) -> Any:
     """The rows of the tasks, some pictures at a time."""
     from litelvlm.annotate import on_ray, runner
+    from litelvlm.question import check_budget
 
     if not args.ray:
-        return runner.run(options.load_model(args), tasks, args.batch, **chosen)
+        pipe = options.load_model(args)
+        if chosen["budget"] is not None:
+            check_budget(chosen["budget"], pipe.tokens_total)
+        return runner.run(pipe, tasks, args.batch, **chosen)
     model = {
         "model": args.model,
         "device": args.device,
