@@ -20,11 +20,13 @@ class Example:
         path: of the picture.
         phrases: what to look for.
         note: what one sees in it, a few words.
+        model: that answers it; None for whichever is chosen.
     """
 
     path: Path
     phrases: tuple[str, ...]
     note: str = ""
+    model: str | None = None
 
     def pixels(self) -> np.ndarray:
         """(H, W, 3) uint8."""
@@ -38,7 +40,12 @@ def examples(home: Path | None = None) -> tuple[Example, ...]:
     if not listing.is_file():
         return ()
     return tuple(
-        Example(home / entry["file"], tuple(entry["phrases"]), entry.get("note", ""))
+        Example(
+            home / entry["file"],
+            tuple(entry["phrases"]),
+            entry.get("note", ""),
+            entry.get("model"),
+        )
         for entry in json.loads(listing.read_text(encoding="utf-8"))
         if (home / entry["file"]).is_file()
     )

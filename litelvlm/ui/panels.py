@@ -86,6 +86,7 @@ def status(given: Answer, seconds: float, total: int) -> str:
     kept = given.pruned.costs.tokens_kept
     how = "picture already encoded" if given.reused else "picture encoded"
     parts = [head, f"{kept} of {total} image tokens", f"{seconds:.2f} s, {how}"]
+    parts += [f"by {esc(given.model)}"] if given.model else []
     return f'<div class="lv-status" role="status">{" · ".join(parts)}</div>' + notes(given)
 
 
