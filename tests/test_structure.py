@@ -36,7 +36,8 @@ LEVELS = [
 ]
 # Where a package may be imported. Import inside a function counts too.
 DOORS = {
-    "open_clip": ("models/dual_encoder.py", "nano/train/", "reversal.py"),
+    "timm": ("models/backbone.py",),
+    "open_clip": ("models/backbone.py", "models/dual_encoder.py", "nano/train/", "reversal.py"),
     "transformers": (
         "models/language.py",
         "models/segmenter.py",

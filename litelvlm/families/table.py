@@ -39,6 +39,10 @@ PRESETS: dict[str, Preset] = {
         note="small model trained by this project on generated scenes; runs on a laptop CPU",
         folder="nano",
     ),
+    "photo": Preset(
+        note="small model for photographs on a pretrained backbone; runs on a laptop CPU",
+        folder="photo",
+    ),
     "glamm-refseg": Preset(
         note="GLaMM-RefSeg: CLIP ViT-L/14-336, Vicuna 7B, SAM ViT-H; 16.8 GB to download",
         hub="MBZUAI/GLaMM-RefSeg",

@@ -22,10 +22,13 @@ class GroundingModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.language["hidden_size"]
-        self.dual_encoder = build_clip(config.dual_encoder)
+        self.dual_encoder: Any = build_clip(config.dual_encoder)
         self.projector = build_projector(config.dual_encoder["vision_cfg"]["width"], width)
         self.language: Any = build_llama(config.language)
         self.seg_head = build_seg_head(
             width, config.segmenter["prompt_encoder_config"]["hidden_size"]
         )
         self.segmenter: Any = build_sam(config.segmenter)
+        if "backbone" in config.dual_encoder and "backbone" in config.segmenter:
+            # One backbone serves both encoders: its weights are held and stored once.
+            self.segmenter.vision_encoder.backbone = self.dual_encoder.visual.conv1.backbone

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from litelvlm.errors import InputError, ModelError
 from litelvlm.geometry import clip_square
+from litelvlm.models.backbone import Backbone, PatchStem
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,15 @@ class BlockQKV:
 def build_clip(config: dict[str, Any]) -> nn.Module:
     """open_clip's CLIP from `embed_dim`, `vision_cfg`, `text_cfg` and `quick_gelu`.
 
-    `image_mean` and `image_std` in the same dictionary are left to `DualEncoder`.
+    `image_mean` and `image_std` in the same dictionary are left to `DualEncoder`. With `backbone`
+    (the number of attention blocks of its stem) the patch embedding is a `PatchStem`.
     """
-    return open_clip.CLIP(**{k: v for k, v in config.items() if not k.startswith("image_")})
+    layers = config.get("backbone")
+    own = {k: v for k, v in config.items() if not k.startswith("image_") and k != "backbone"}
+    clip = open_clip.CLIP(**own)
+    if layers is not None:
+        clip.visual.conv1 = PatchStem(Backbone(), own["vision_cfg"]["width"], layers)
+    return clip
 
 
 class DualEncoder:

@@ -17,15 +17,24 @@ from transformers import SamConfig, SamModel
 
 from litelvlm.geometry import MaskFrame, sam_corner, sam_hw, sam_resize
 from litelvlm.models import sam_encoder
+from litelvlm.models.backbone import Backbone, PyramidEncoder
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # 0..255 scale
 PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 def build_sam(config: dict[str, Any]) -> SamModel:
-    """SamModel from `vision_config`, `prompt_encoder_config` and `mask_decoder_config`."""
-    settings: dict[str, Any] = {"attn_implementation": "sdpa", **config}
-    return SamModel(SamConfig(**settings))
+    """SamModel from `vision_config`, `prompt_encoder_config` and `mask_decoder_config`.
+
+    With `backbone` (the number of convolutions after it) the image encoder is a `PyramidEncoder`.
+    """
+    own: dict[str, Any] = {"attn_implementation": "sdpa"}
+    own |= {key: value for key, value in config.items() if key != "backbone"}
+    sam: Any = SamModel(SamConfig(**own))
+    if "backbone" in config:
+        width = config["vision_config"]["output_channels"]
+        sam.vision_encoder = PyramidEncoder(Backbone(), width, config["backbone"])
+    return sam
 
 
 class Segmenter:
@@ -64,7 +73,8 @@ class Segmenter:
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, C, h, w), the embeddings of pictures."""
         pixels = pixels.to(self.sam.dtype)
-        if pixels.device.type == "cpu" and not torch.is_grad_enabled():
+        ours = isinstance(self.sam.vision_encoder, PyramidEncoder)
+        if pixels.device.type == "cpu" and not torch.is_grad_enabled() and not ours:
             return sam_encoder.encode(self.sam.vision_encoder, pixels)
         return self.encode_by_library(pixels)
 
