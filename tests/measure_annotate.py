@@ -53,11 +53,9 @@ def main() -> None:
     pipe(tasks[0].picture, tasks[0].phrases[0], 64)
     print(f"{args.pictures} pictures x {args.phrases} phrases, {pipe!r}, {args.threads} threads")
     print("budget  loop  annotate  ratio   (answers per second)")
-    best = {budget: [0.0, 0.0] for budget in args.budgets}
-    for _ in range(args.turns):
-        for budget, pair in best.items():
-            pair[:] = max(pair[0], loop(budget)), max(pair[1], together(budget))
-    for budget, (alone, batched) in best.items():
+    for budget in args.budgets:
+        turns = [(loop(budget), together(budget)) for _ in range(args.turns)]
+        alone, batched = map(max, zip(*turns, strict=True))
         print(f"{budget:6d} {alone:5.2f} {batched:9.2f} {batched / alone:6.1f}", flush=True)
 
 
