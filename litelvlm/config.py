@@ -85,6 +85,7 @@ class ModelConfig:
         tokens: ids of the special tokens: pad, bos, eos, im_start, im_end, seg, ...
         selection: the defaults for token selection.
         segmenter_place: where a picture stands in SAM's square; see `geometry.sam_corner`.
+        projector: "mlp" (two layers, GELU between) or "linear" (one).
     """
 
     name: str
@@ -95,6 +96,7 @@ class ModelConfig:
     tokens: dict[str, int]
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     segmenter_place: str = "corner"
+    projector: str = "mlp"
 
     @staticmethod
     def from_json(path: Path) -> ModelConfig:
