@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -139,3 +141,14 @@ def test_the_command_takes_bits(capsys, tmp_path, picture):
         == 2
     )
     assert "bits must be 8 or 4" in capsys.readouterr().err
+
+
+def test_the_table_of_sizes_tells_what_a_loaded_model_weighs(capsys):
+    assert main(["info", "--memory", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["tiny-random"]
+    pipes = [
+        litelvlm.load("tiny-random", dtype="bfloat16", device="cpu", bits=b) for b in (None, 8)
+    ]
+    for key, pipe in zip(("bytes_16", "bytes_8"), pipes, strict=True):
+        assert row[key] == pytest.approx(pipe.weight_bytes, rel=0.01)
+    assert row["tokens"] == pipes[0].tokens_total

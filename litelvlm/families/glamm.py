@@ -46,7 +46,16 @@ from litelvlm.pruning import Selection, gather_tokens, text_similarity
 from litelvlm.question import Question
 from litelvlm.scene import EncodedImage, MaskScene
 
-__all__ = ["Glamm", "blocks", "build", "open_folder", "random_config", "recognises", "wrap"]
+__all__ = [
+    "Glamm",
+    "blocks",
+    "build",
+    "open_folder",
+    "random_config",
+    "recognises",
+    "tokens",
+    "wrap",
+]
 
 # Wordings that GLaMM was trained with; its released evaluation draws one of each for a prompt.
 QUESTIONS = (
@@ -85,6 +94,12 @@ def build(config: ModelConfig) -> GroundingModel:
 def blocks(model: GroundingModel) -> torch.nn.Module:
     """What `load(bits=...)` stores in fewer bits: the language model without its output layer."""
     return model.language.model
+
+
+def tokens(config: ModelConfig) -> int:
+    """N, patch tokens of a picture."""
+    vision = config.dual_encoder["vision_cfg"]
+    return int(vision["image_size"] // vision["patch_size"]) ** 2
 
 
 def wrap(model: GroundingModel, config: ModelConfig, folder: Path | None) -> Glamm:

@@ -12,14 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from litelvlm.config import ModelConfig
-from litelvlm.families.glamm import ANSWERS, QUESTIONS, Glamm, blocks, build, wrap_as
+from litelvlm.families.glamm import ANSWERS, QUESTIONS, Glamm, blocks, build, tokens, wrap_as
 from litelvlm.families.glamm_files import PROMPT as GLAMM_PROMPT
 from litelvlm.families.glamm_files import open_original, place_glamm, sized_config
 from litelvlm.models.bundle import GroundingModel
 from litelvlm.models.files import ModelSource
 from litelvlm.models.names import Place
 
-__all__ = ["Lisa", "blocks", "build", "open_folder", "random_config", "recognises", "wrap"]
+__all__ = [
+    "Lisa",
+    "blocks",
+    "build",
+    "open_folder",
+    "random_config",
+    "recognises",
+    "tokens",
+    "wrap",
+]
 
 # The picture opens the question; the wording is that of its validation on referring expressions.
 PROMPT = replace(

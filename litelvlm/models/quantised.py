@@ -88,6 +88,20 @@ def to_int8(rows: Tensor) -> tuple[Tensor, Tensor]:
     return (rows / scale).round_().to(torch.int8), scale
 
 
+def stored_bytes(root: nn.Module, blocks: nn.Module | None = None) -> int:
+    """Bytes of a model on the meta device at 16 bits a number, as `Pipeline.weight_bytes` counts.
+
+    Args:
+        root: the model.
+        blocks: the part of it whose linear layers are counted at 8 bits; None for no such part.
+    """
+    total = 2 * sum(tensor.numel() for tensor in [*root.parameters(), *root.buffers()])
+    for module in blocks.modules() if blocks is not None else ():
+        if type(module) is nn.Linear:
+            total += 4 * module.out_features - module.weight.numel()  # steps, and a byte less
+    return total
+
+
 def check_bits(bits: Any, device: torch.device) -> int | None:
     """8, 4 or None (full precision), or `InputError` where they are unknown or cannot run."""
     if bits is None:
