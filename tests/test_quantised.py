@@ -17,6 +17,7 @@ from litelvlm.cli import main
 from litelvlm.errors import InputError
 from litelvlm.families.glamm import blocks, random_config
 from litelvlm.loading import convert, open_folder
+from litelvlm.models import quantised
 from litelvlm.models.bundle import GroundingModel
 from litelvlm.models.filling import fill_random, load_into
 from litelvlm.models.quantised import Int8Linear, QuantisedLinear, quantise, to_int8
@@ -28,9 +29,11 @@ def eight():
     return litelvlm.load("tiny-random", device="cpu", bits=8)
 
 
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("rows", [(1,), (3, 17)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_linear_layer_in_eight_bits_is_about_one_percent_off(rows, dtype):
+def test_a_linear_layer_in_eight_bits_is_about_one_percent_off(rows, dtype, fast, monkeypatch):
+    monkeypatch.setattr(quantised, "multiplies_int8", lambda device: fast)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(192, 256, generator=generator) / 16
     bias = torch.randn(192, generator=generator)
@@ -115,7 +118,10 @@ def test_drawn_weights_are_the_same_in_either_precision():
     assert torch.equal(small.language.lm_head.weight, full.language.lm_head.weight)
 
 
-def test_flops_are_counted_in_eight_bits_too(pipe, eight, picture):
+@pytest.mark.parametrize("fast", [True, False])
+def test_flops_are_counted_in_eight_bits_too(pipe, eight, picture, fast, monkeypatch):
+    monkeypatch.setattr(quantised, "multiplies_int8", lambda device: fast)
+
     def prefill(each):
         stages = each(picture, "a disc", 16, method="grid", profile="full").costs.stages
         return next(stage.flops for stage in stages if stage.stage == "llm_prefill")

@@ -53,6 +53,9 @@ class Int8Linear(QuantisedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), in the dtype of `x`."""
+        if not multiplies_int8(x.device):  # weights alone in eight bits, widened for the product
+            y = F.linear(x, self.integers.to(x.dtype)) * self.scale.to(x.dtype)
+            return y if self.bias is None else y + self.bias
         integers, scale = to_int8(x.flatten(0, -2))
         rows = len(integers)
         if x.is_cuda and rows < _LEAST_ROWS:
@@ -80,6 +83,11 @@ class Nf4Linear(QuantisedLinear):
         from bitsandbytes import matmul_4bit
 
         return matmul_4bit(x, self.packed.t(), quant_state=self.state, bias=self.bias)
+
+
+def multiplies_int8(device: torch.device) -> bool:
+    """Whether `torch._int_mm` has a fast kernel: on CPU without AVX-512 it is a plain loop."""
+    return device.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def to_int8(rows: Tensor) -> tuple[Tensor, Tensor]:
