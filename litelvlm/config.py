@@ -87,6 +87,7 @@ class ModelConfig:
         segmenter_place: where a picture stands in SAM's square; see `geometry.sam_corner`.
         confidence: {"found": q, "unsure": q}, least estimates of a mask's IoU at which an answer is
             called so; calibrated on validation data. None where nobody did.
+        projector: "mlp" (two layers, GELU between) or "linear" (one).
     """
 
     name: str
@@ -98,6 +99,7 @@ class ModelConfig:
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     segmenter_place: str = "corner"
     confidence: dict[str, float] | None = None
+    projector: str = "mlp"
 
     @staticmethod
     def from_json(path: Path) -> ModelConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from litelvlm.cli import main
 from litelvlm.errors import InputError
 from litelvlm.families.glamm import blocks, random_config
 from litelvlm.loading import convert, open_folder
+from litelvlm.models import quantised
 from litelvlm.models.bundle import GroundingModel
 from litelvlm.models.filling import fill_random, load_into
 from litelvlm.models.quantised import Int8Linear, QuantisedLinear, quantise, to_int8
@@ -26,9 +29,11 @@ def eight():
     return litelvlm.load("tiny-random", device="cpu", bits=8)
 
 
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("rows", [(1,), (3, 17)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_linear_layer_in_eight_bits_is_about_one_percent_off(rows, dtype):
+def test_a_linear_layer_in_eight_bits_is_about_one_percent_off(rows, dtype, fast, monkeypatch):
+    monkeypatch.setattr(quantised, "multiplies_int8", lambda device: fast)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(192, 256, generator=generator) / 16
     bias = torch.randn(192, generator=generator)
@@ -113,7 +118,10 @@ def test_drawn_weights_are_the_same_in_either_precision():
     assert torch.equal(small.language.lm_head.weight, full.language.lm_head.weight)
 
 
-def test_flops_are_counted_in_eight_bits_too(pipe, eight, picture):
+@pytest.mark.parametrize("fast", [True, False])
+def test_flops_are_counted_in_eight_bits_too(pipe, eight, picture, fast, monkeypatch):
+    monkeypatch.setattr(quantised, "multiplies_int8", lambda device: fast)
+
     def prefill(each):
         stages = each(picture, "a disc", 16, method="grid", profile="full").costs.stages
         return next(stage.flops for stage in stages if stage.stage == "llm_prefill")
@@ -139,3 +147,14 @@ def test_the_command_takes_bits(capsys, tmp_path, picture):
         == 2
     )
     assert "bits must be 8 or 4" in capsys.readouterr().err
+
+
+def test_the_table_of_sizes_tells_what_a_loaded_model_weighs(capsys):
+    assert main(["info", "--memory", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["tiny-random"]
+    pipes = [
+        litelvlm.load("tiny-random", dtype="bfloat16", device="cpu", bits=b) for b in (None, 8)
+    ]
+    for key, pipe in zip(("bytes_16", "bytes_8"), pipes, strict=True):
+        assert row[key] == pytest.approx(pipe.weight_bytes, rel=0.01)
+    assert row["tokens"] == pipes[0].tokens_total

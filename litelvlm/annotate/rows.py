@@ -105,8 +105,9 @@ def annotate(
                 row["error"] = str(fault)
     scenes = _scenes(pipe, ready, sorted({place for place, _ in wanted}), view)
     for place, number in wanted:
-        if isinstance(fault := scenes[place], Exception):
-            rows[place][number]["error"] = _told(fault)
+        scene = scenes[place]
+        if isinstance(scene, Exception):
+            rows[place][number]["error"] = _told(scene)
     wanted = [pair for pair in wanted if not isinstance(scenes[pair[0]], Exception)]
     options = {"profile": "off", **options}
     for start in range(0, len(wanted), ROWS):

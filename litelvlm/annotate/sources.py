@@ -161,7 +161,8 @@ def _shard(shard: str, phrases: tuple[str, ...]) -> Iterator[Task]:
 
     try:
         with fsspec.open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r|*") as tar:
-            key, parts = "", {}
+            key = ""
+            parts: dict[str, Any] = {}
             for member in filter(tarfile.TarInfo.isfile, tar):
                 folder, _, base = member.name.rpartition("/")
                 stem, _, kind = base.partition(".")

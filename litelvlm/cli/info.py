@@ -12,14 +12,26 @@ HELP = "list models, selection methods, devices and versions"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
+    parser.add_argument(
+        "--memory", action="store_true", help="sizes of the models instead; takes some seconds"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print; return 0."""
-    facts = _facts()
+    facts = _sizes() if args.memory else _facts()
     if args.json:
         print(json.dumps(facts, indent=1))
+        return 0
+    if args.memory:
+        print(f"{'model':<20}{'family':<8}{'tokens':>7}{'16 bits':>11}{'8 bits':>11}  licence")
+        for name, row in facts.items():
+            sixteen, eight = (f"{row[key] / 2**30:.2f} GiB" for key in ("bytes_16", "bytes_8"))
+            licence = row["licence"] or "not stated"
+            print(
+                f"{name:<20}{row['family']:<8}{row['tokens']:>7}{sixteen:>11}{eight:>11}  {licence}"
+            )
         return 0
     print("models")
     for name, preset in facts["models"].items():
@@ -34,6 +46,34 @@ def run(args: argparse.Namespace) -> int:
     print("versions")
     print("  " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
     return 0
+
+
+def _sizes() -> dict[str, Any]:
+    """Of every model: tokens of a picture, and bytes of all weights at 16 and at 8 bits."""
+    import torch
+
+    from litelvlm.errors import ModelError
+    from litelvlm.families.table import PRESETS, family
+    from litelvlm.loading import open_model
+    from litelvlm.models.quantised import stored_bytes
+
+    sizes = {}
+    for name, preset in PRESETS.items():
+        kind = family(preset.family)
+        try:
+            config = open_model(name).config if preset.folder else kind.random_config(name)
+        except ModelError:  # its folder is not there
+            continue
+        with torch.device("meta"):
+            model = kind.build(config)
+        sizes[name] = {
+            "family": preset.family,
+            "licence": preset.licence,
+            "tokens": kind.tokens(config),
+            "bytes_16": stored_bytes(model),
+            "bytes_8": stored_bytes(model, kind.blocks(model)),
+        }
+    return sizes
 
 
 def _facts() -> dict[str, Any]:

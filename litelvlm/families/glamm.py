@@ -24,9 +24,11 @@ from litelvlm.config import WORDINGS, ModelConfig
 from litelvlm.errors import InputError, ModelError
 from litelvlm.families.base import Answer, Capabilities, Family, Reply
 from litelvlm.families.glamm_files import (
+    PROMPT,
     open_folder,
     published_config,
     recognises,
+    sized_config,
     stand_in_tokenizer,
     tiny_tokenizer,
     toy_config,
@@ -44,7 +46,16 @@ from litelvlm.pruning import Selection, gather_tokens, text_similarity
 from litelvlm.question import Question
 from litelvlm.scene import EncodedImage, MaskScene
 
-__all__ = ["Glamm", "blocks", "build", "open_folder", "random_config", "recognises", "wrap"]
+__all__ = [
+    "Glamm",
+    "blocks",
+    "build",
+    "open_folder",
+    "random_config",
+    "recognises",
+    "tokens",
+    "wrap",
+]
 
 # Wordings that GLaMM was trained with; its released evaluation draws one of each for a prompt.
 QUESTIONS = (
@@ -68,7 +79,11 @@ ANSWERS = (
 
 def random_config(name: str) -> ModelConfig:
     """The configuration of a preset whose weights are drawn."""
-    return toy_config() if name == "tiny-random" else published_config()
+    if name == "tiny-random":
+        return toy_config()
+    if name == "glamm-fullscope-v0":
+        return sized_config(name, PROMPT, 224, 2048, 1e-6, projector="linear")
+    return replace(published_config(), name=name)
 
 
 def build(config: ModelConfig) -> GroundingModel:
@@ -81,10 +96,24 @@ def blocks(model: GroundingModel) -> torch.nn.Module:
     return model.language.model
 
 
+def tokens(config: ModelConfig) -> int:
+    """N, patch tokens of a picture."""
+    vision = config.dual_encoder["vision_cfg"]
+    return int(vision["image_size"] // vision["patch_size"]) ** 2
+
+
 def wrap(model: GroundingModel, config: ModelConfig, folder: Path | None) -> Glamm:
+    """A filled module as a GLaMM; see `wrap_as`."""
+    return wrap_as(Glamm, model, config, folder)
+
+
+def wrap_as(
+    kind: type[Glamm], model: GroundingModel, config: ModelConfig, folder: Path | None
+) -> Glamm:
     """A filled module as a family, with the tokenizer of its folder.
 
     Args:
+        kind: `Glamm` or a relative.
         model: from `build`, filled.
         config: its configuration.
         folder: holds the tokenizer, and vocabulary.json for a closed vocabulary; None for drawn
@@ -96,12 +125,12 @@ def wrap(model: GroundingModel, config: ModelConfig, folder: Path | None) -> Gla
     if folder is None:
         small = config.language["vocab_size"] < 1000
         drawn = tiny_tokenizer() if small else stand_in_tokenizer()
-        return Glamm(model, config, wrap_tokenizer(drawn))
+        return kind(model, config, wrap_tokenizer(drawn))
     tokenizer = load_tokenizer(folder)
     given, expected = tokenizer.convert_tokens_to_ids("[SEG]"), config.tokens["seg"]
     if given != expected:
         raise ModelError(f"{folder}: [SEG] is {given} in the tokenizer, not {expected}")
-    return Glamm(model, config, tokenizer, read_vocabulary(folder))
+    return kind(model, config, tokenizer, read_vocabulary(folder))
 
 
 @dataclass(frozen=True)
@@ -132,6 +161,7 @@ class Glamm(Family):
     model: GroundingModel
     encoder: DualEncoder
     segmenter: Segmenter
+    questions, replies = QUESTIONS, ANSWERS
     capabilities = Capabilities(
         scores=frozenset({"similarity", "last", "penultimate", "early", "llm", "layers"})
     )
@@ -153,7 +183,7 @@ class Glamm(Family):
         self.defaults = config.selection
         self.confidence = config.confidence
         own = config.prompt
-        self.wordings = ((own.question, *QUESTIONS), (own.answer, *ANSWERS))
+        self.wordings = ((own.question, *self.questions), (own.answer, *self.replies))
         self.encoder = DualEncoder(model.dual_encoder, **statistics)
         self.language = LanguageModel(model.language, config.tokens["seg"], config.tokens["eos"])
         self.segmenter = Segmenter(model.segmenter, config.segmenter_place)

@@ -6,6 +6,7 @@ The original names are `model.layers...`, `model.mm_projector...`, `model.text_h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,17 +60,41 @@ TOKEN_TEXTS = {
 
 
 def published_config() -> ModelConfig:
-    """GLaMM-RefSeg: CLIP ViT-L/14 at 336 px, Vicuna 7B, SAM ViT-H."""
+    """GLaMM-RefSeg and its like: CLIP ViT-L/14 at 336 px, Vicuna 7B, SAM ViT-H."""
+    return sized_config("glamm-refseg", PROMPT, 336, 4096, 1e-5)
+
+
+def sized_config(
+    name: str,
+    prompt: PromptConfig,
+    pixels: int,
+    length: int,
+    eps: float,
+    *,
+    llama: tuple[int, int, int, int] = (4096, 11008, 32, 32),
+    projector: str = "mlp",
+) -> ModelConfig:
+    """CLIP ViT-L/14, a LLaMA and SAM ViT-H, as published.
+
+    Args:
+        name: of the model; `prompt`: its conversation.
+        pixels: side of the picture that CLIP sees.
+        length: positions of the language model; `eps`: of its norms.
+        llama: its width, the perceptron's width, layers and heads; 7B by default.
+        projector: see `config.ModelConfig`.
+    """
+    width, mlp, layers, heads = llama
     return ModelConfig(
-        name="glamm-refseg",
+        name=name,
         dual_encoder=_clip(
             embed=768,
-            vision={"image_size": 336, "width": 1024, "layers": 24, "head_width": 64},
+            vision={"image_size": pixels, "width": 1024, "layers": 24, "head_width": 64},
             text={"width": 768, "heads": 12, "layers": 12},
             mlp_ratio=4.0,
         ),
         # 32000 tokens of LLaMA and 7 added
-        language=_llama(32007, 4096, 11008, layers=32, heads=32, length=4096),
+        language=_llama(32007, width, mlp, layers=layers, heads=heads, length=length)
+        | {"rms_norm_eps": eps},
         segmenter=sam_sizes(
             grid=64,
             width=1280,
@@ -81,8 +106,9 @@ def published_config() -> ModelConfig:
             hidden=256,
             frequencies=128,
         ),
-        prompt=PROMPT,
+        prompt=prompt,
         tokens=_tokens(32000),
+        projector=projector,
     )
 
 
@@ -159,6 +185,13 @@ def recognises(raw: dict[str, Any]) -> bool:
     return raw.get("format") == FORMAT or "mm_vision_tower" in raw
 
 
+# Relatives whose config.json looks like GLaMM's: class -> why they do not load.
+_REFUSED = {
+    "LlavaLlamaForCausalLM": "LLaVA, which has no mask branch",
+    "PixelLMForCausalLM": "PixelLM, whose mask decoder is its own",
+}
+
+
 def open_folder(folder: Path, raw: dict[str, Any], tower: str | Path | None) -> ModelSource:
     """Open a model folder whose config.json is recognised.
 
@@ -175,13 +208,41 @@ def open_folder(folder: Path, raw: dict[str, Any], tower: str | Path | None) -> 
         entries, ignored = index([(folder, place_ours)])
         config = ModelConfig.from_json(folder / "config.json")
         return ModelSource(config, folder, FORMAT, entries, ignored)
-    return _open_original(folder, raw, folder_beside(folder, tower or raw["mm_vision_tower"]))
+    return open_original(folder, raw, tower, place_glamm, PROMPT, "glamm")
 
 
-def _open_original(folder: Path, raw: dict[str, Any], clip: Path) -> ModelSource:
+def open_original(
+    folder: Path,
+    raw: dict[str, Any],
+    tower: str | Path | None,
+    place: Callable[[str], Place | None],
+    prompt: PromptConfig,
+    layout: str,
+) -> ModelSource:
+    """Open a checkpoint in the layout that GLaMM took over from LLaVA and LISA.
+
+    Args:
+        folder: holds config.json, the weights, added_tokens.json and the tokenizer.
+        raw: the parsed config.json.
+        tower: as for `open_folder`.
+        place: where each tensor goes.
+        prompt: the conversation of the family.
+        layout: name of it.
+
+    Raises:
+        ModelError: naming the file and the fault.
+    """
+    for kind in raw.get("architectures") or ():
+        if kind in _REFUSED:
+            raise ModelError(f"{folder / 'config.json'}: a model of {_REFUSED[kind]}")
+    clip = folder_beside(folder, tower or raw["mm_vision_tower"])
     # The checkpoint comes second: where it repeats the tower, its own values count.
-    entries, ignored = index([(clip, place_clip), (folder, place_glamm)])
+    entries, ignored = index([(clip, place_clip), (folder, place)])
     shapes = {name: entry.shape for name, entry in entries.items()}
+    if not any(name.startswith("segmenter.") for name in shapes):
+        raise ModelError(
+            f"{folder}: {layout} without a mask branch; a variant that only writes does not load"
+        )
     preprocessor = clip / "preprocessor_config.json"
     added = read_json(folder / "added_tokens.json")
     try:
@@ -233,11 +294,12 @@ def _open_original(folder: Path, raw: dict[str, Any], clip: Path) -> ModelSource
         dual_encoder=dual,
         language=language,
         segmenter=segmenter,
-        prompt=PROMPT,
+        prompt=prompt,
         tokens=tokens,
         selection=SelectionConfig(),
+        projector="linear" if "projector.weight" in shapes else "mlp",
     )
-    return ModelSource(config, folder, "glamm", entries, ignored)
+    return ModelSource(config, folder, layout, entries, ignored)
 
 
 def place_glamm(key: str) -> Place | None:

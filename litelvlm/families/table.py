@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import Any
 
 # Family -> its module, which offers `recognises`, `open_folder`, `random_config`, `build`,
-# `blocks`, `wrap`.
+# `blocks`, `tokens`, `wrap`.
 FAMILIES = {
+    "lisa": "litelvlm.families.lisa",  # before the more general layout
     "glamm": "litelvlm.families.glamm",
 }
 
@@ -23,6 +24,7 @@ class Preset:
         hub: Hugging Face repository of the weights, None if they are not on the hub.
         tower: Hugging Face repository of the image-text tower where `hub` lacks it.
         folder: name of the folder under the project's assets that holds the model.
+        licence: of the weights; None where their page states none.
         random_only: the model has no trained weights; loading draws them.
     """
 
@@ -31,6 +33,7 @@ class Preset:
     hub: str | None = None
     tower: str | None = None
     folder: str | None = None
+    licence: str | None = None
     random_only: bool = False
 
 
@@ -46,7 +49,44 @@ PRESETS: dict[str, Preset] = {
     "glamm-refseg": Preset(
         note="GLaMM-RefSeg: CLIP ViT-L/14-336, Vicuna 7B, SAM ViT-H; 16.8 GB to download",
         hub="MBZUAI/GLaMM-RefSeg",
+        licence="Apache-2.0",
         tower="openai/clip-vit-large-patch14-336",
+    ),
+    "glamm-fullscope": Preset(
+        note="GLaMM-FullScope: the same sizes, trained on all of its tasks",
+        hub="MBZUAI/GLaMM-FullScope",
+        licence="Apache-2.0",
+        tower="openai/clip-vit-large-patch14-336",
+    ),
+    "glamm-gcg": Preset(
+        note="GLaMM-GCG: the same sizes, captions with masks",
+        hub="MBZUAI/GLaMM-GCG",
+        licence="Apache-2.0",
+        tower="openai/clip-vit-large-patch14-336",
+    ),
+    "glamm-grand": Preset(
+        note="GLaMM-GranD-Pretrained: the same sizes, before fine-tuning",
+        hub="MBZUAI/GLaMM-GranD-Pretrained",
+        licence="Apache-2.0",
+        tower="openai/clip-vit-large-patch14-336",
+    ),
+    "glamm-fullscope-v0": Preset(
+        note="GLaMM-FullScope_v0: CLIP at 224 px (256 tokens) and one projector layer",
+        hub="MBZUAI/GLaMM-FullScope_v0",
+        licence="Apache-2.0",
+        tower="openai/clip-vit-large-patch14",
+    ),
+    "lisa-7b": Preset(
+        note="LISA-7B-v1: CLIP ViT-L/14-224 (256 tokens), LLaVA 7B, SAM ViT-H; 16.1 GB",
+        family="lisa",
+        hub="xinlai/LISA-7B-v1",
+        tower="openai/clip-vit-large-patch14",
+    ),
+    "lisa-13b": Preset(
+        note="LISA-13B-llama2-v1: the same with LLaMA 2 13B; 28.5 GB to download",
+        family="lisa",
+        hub="xinlai/LISA-13B-llama2-v1",
+        tower="openai/clip-vit-large-patch14",
     ),
     "tiny-random": Preset(
         note="toy size, random weights: for tests of the machinery, its masks mean nothing",

@@ -23,7 +23,9 @@ class GroundingModel(nn.Module):
         super().__init__()
         width = config.language["hidden_size"]
         self.dual_encoder: Any = build_clip(config.dual_encoder)
-        self.projector = build_projector(config.dual_encoder["vision_cfg"]["width"], width)
+        self.projector = build_projector(
+            config.dual_encoder["vision_cfg"]["width"], width, config.projector
+        )
         self.language: Any = build_llama(config.language)
         self.seg_head = build_seg_head(
             width, config.segmenter["prompt_encoder_config"]["hidden_size"]

@@ -248,8 +248,18 @@ class LanguageModel:
         ]
 
 
-def build_projector(image_width: int, width: int) -> nn.Sequential:
-    """GLaMM's `mlp2x_gelu`: patch tokens (…, D) -> language-model tokens (…, L)."""
+def build_projector(image_width: int, width: int, kind: str = "mlp") -> nn.Module:
+    """Patch tokens (…, D) -> language-model tokens (…, L).
+
+    Args:
+        image_width: D.
+        width: L.
+        kind: "mlp" (LLaVA-1.5's `mlp2x_gelu`) or "linear" (the first LLaVA's one layer).
+    """
+    if kind not in ("mlp", "linear"):
+        raise ModelError(f"projector is {kind!r}, expected mlp or linear")
+    if kind == "linear":
+        return nn.Linear(image_width, width)
     return nn.Sequential(nn.Linear(image_width, width), nn.GELU(), nn.Linear(width, width))
 
 

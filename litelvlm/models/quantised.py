@@ -53,6 +53,9 @@ class Int8Linear(QuantisedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), in the dtype of `x`."""
+        if not multiplies_int8(x.device):  # weights alone in eight bits, widened for the product
+            y = F.linear(x, self.integers.to(x.dtype)) * self.scale.to(x.dtype)
+            return y if self.bias is None else y + self.bias
         integers, scale = to_int8(x.flatten(0, -2))
         rows = len(integers)
         if x.is_cuda and rows < _LEAST_ROWS:
@@ -82,10 +85,29 @@ class Nf4Linear(QuantisedLinear):
         return matmul_4bit(x, self.packed.t(), quant_state=self.state, bias=self.bias)
 
 
+def multiplies_int8(device: torch.device) -> bool:
+    """Whether `torch._int_mm` has a fast kernel: on CPU without AVX-512 it is a plain loop."""
+    return device.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
 def to_int8(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Each row as whole numbers in -127..127 and their (R, 1) float32 step."""
     scale = rows.abs().amax(-1, keepdim=True).float().clamp_min(1e-12) / 127
     return (rows / scale).round_().to(torch.int8), scale
+
+
+def stored_bytes(root: nn.Module, blocks: nn.Module | None = None) -> int:
+    """Bytes of a model on the meta device at 16 bits a number, as `Pipeline.weight_bytes` counts.
+
+    Args:
+        root: the model.
+        blocks: the part of it whose linear layers are counted at 8 bits; None for no such part.
+    """
+    total = 2 * sum(tensor.numel() for tensor in [*root.parameters(), *root.buffers()])
+    for module in blocks.modules() if blocks is not None else ():
+        if type(module) is nn.Linear:
+            total += 4 * module.out_features - module.weight.numel()  # steps, and a byte less
+    return total
 
 
 def check_bits(bits: Any, device: torch.device) -> int | None:
