@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         action="append",
         metavar="NAME",
-        help="model to answer with: nano (default), glamm-refseg, tiny-random, a folder or a hub"
-        " id; repeat it to offer a choice",
+        help="model to answer with (default photo and nano): glamm-refseg, tiny-random, a folder "
+        "or a hub id; repeat it to offer a choice",
     )
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the best there is")
     add("--dtype", metavar="NAME", help="float32, bfloat16, float16; default: the model's own")
@@ -82,7 +82,9 @@ def _settings(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     from litelvlm.ui.settings import Settings
 
     named = os.environ.get("LITELVLM_MODEL", "").split(",")
-    models = args.model or [name.strip() for name in named if name.strip()] or ["nano"]
+    models = (
+        args.model or [name.strip() for name in named if name.strip()] or list(Settings().models)
+    )
     auth = args.auth or os.environ.get("LITELVLM_AUTH")
     if auth is not None and not all(auth.partition(":")):
         raise InputError("--auth must be USER:PASSWORD")

@@ -161,7 +161,8 @@ class Glamm(Family):
     model: GroundingModel
     encoder: DualEncoder
     segmenter: Segmenter
-    questions, replies = QUESTIONS, ANSWERS
+    questions: tuple[str, ...] = QUESTIONS
+    replies: tuple[str, ...] = ANSWERS
     capabilities = Capabilities(
         scores=frozenset({"similarity", "last", "penultimate", "early", "llm", "layers"})
     )

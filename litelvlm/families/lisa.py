@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from litelvlm.config import ModelConfig
-from litelvlm.families.glamm import ANSWERS, QUESTIONS, Glamm, blocks, build, tokens, wrap_as
+from litelvlm.families.glamm import QUESTIONS, Glamm, blocks, build, tokens, wrap_as
 from litelvlm.families.glamm_files import PROMPT as GLAMM_PROMPT
 from litelvlm.families.glamm_files import open_original, place_glamm, sized_config
 from litelvlm.models.bundle import GroundingModel
@@ -42,7 +42,7 @@ PROMPT = replace(
 class Lisa(Glamm):
     """A LISA in memory: a GLaMM that knows fewer wordings."""
 
-    questions, replies = QUESTIONS[:1] + QUESTIONS[2:4], ANSWERS
+    questions = QUESTIONS[:1] + QUESTIONS[2:4]
 
 
 def recognises(raw: dict[str, Any]) -> bool:

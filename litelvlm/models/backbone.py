@@ -7,8 +7,8 @@ encoder stands (`PyramidEncoder`); both hold the same module, so its weights are
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import timm
@@ -52,11 +52,13 @@ def fold_norms(net: nn.Module) -> None:
     for module in [net, *net.modules()]:
         children = dict(module.named_children())
         names = list(children)
-        for before, name in pairwise(names):
+        for before, name in itertools.pairwise(names):
+            if not isinstance(children[before], nn.Conv2d):
+                continue
+            if not isinstance(children[name], nn.BatchNorm2d):
+                continue
             conv: Any = children[before]
             norm: Any = children[name]
-            if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
-                continue
             gain = norm.weight / (norm.running_var + norm.eps).sqrt()
             conv.weight = nn.Parameter((conv.weight * gain.view(-1, 1, 1, 1)).detach())
             conv.bias = nn.Parameter((norm.bias - norm.running_mean * gain).detach())

@@ -33,4 +33,6 @@ class GroundingModel(nn.Module):
         self.segmenter: Any = build_sam(config.segmenter)
         if "backbone" in config.dual_encoder and "backbone" in config.segmenter:
             # One backbone serves both encoders: its weights are held and stored once.
-            self.segmenter.vision_encoder.backbone = self.dual_encoder.visual.conv1.backbone
+            encoder: Any = self.segmenter.vision_encoder
+            tower: Any = self.dual_encoder
+            encoder.backbone = tower.visual.conv1.backbone

@@ -26,7 +26,7 @@ class Settings:
         open_browser: open the page on this computer.
     """
 
-    models: tuple[str, ...] = ("nano",)
+    models: tuple[str, ...] = ("photo", "nano")
     device: str | None = None
     dtype: str | None = None
     host: str = "127.0.0.1"

@@ -8,9 +8,9 @@ and `val.jsonl` (`image`, `phrase`, `kind`, `class`, `mask`).
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,7 @@ def square_box(mask: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def read_photos(folder: Path, cache: Path) -> tuple[list[Photo], np.ndarray]:
-    """The photos of train.jsonl and their masks, (M, LOW, LOW) uint8 shares x 255, cached."""
+    """The photos of train.jsonl and their masks, (M, LOW, LOW) uint8 shares x 255; cached."""
     rows = read_lines(folder / "train.jsonl")
     store = cache / "masks.npy"
     facts_path = cache / "masks.json"
@@ -311,7 +311,7 @@ def _among(
         out.append(Said(forms[int(rng.integers(len(forms)))], (i,), "place", fits))
     order = sorted(members, key=lambda k: centre[k][0])
     at = order.index(i)
-    gaps = [centre[b][0] - centre[a][0] for a, b in pairwise(order)]
+    gaps = [centre[b][0] - centre[a][0] for a, b in itertools.pairwise(order)]
     if len(order) == 3 and min(gaps) > 0.08:
         if at == 1:
             out.append(Said(f"the {word} in the middle", (i,), "order", fits))
