@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,15 +21,25 @@ class Example:
         path: of the picture.
         phrases: what to look for.
         note: what one sees in it, a few words.
+        model: the model that answers it rightly, pruned and unpruned.
+        truth: what each phrase refers to, as COCO run-length encodings of the picture's size.
     """
 
     path: Path
     phrases: tuple[str, ...]
     note: str = ""
+    model: str = "nano"
+    truth: tuple[dict[str, Any], ...] = ()
 
     def pixels(self) -> np.ndarray:
         """(H, W, 3) uint8."""
         return read_image(self.path)
+
+    def masks(self) -> list[np.ndarray]:
+        """What each phrase refers to, (H, W) bool each."""
+        from pycocotools import mask as coco
+
+        return [coco.decode(rle).astype(bool) for rle in self.truth]
 
 
 def examples(home: Path | None = None) -> tuple[Example, ...]:
@@ -38,7 +49,13 @@ def examples(home: Path | None = None) -> tuple[Example, ...]:
     if not listing.is_file():
         return ()
     return tuple(
-        Example(home / entry["file"], tuple(entry["phrases"]), entry.get("note", ""))
+        Example(
+            home / entry["file"],
+            tuple(entry["phrases"]),
+            entry["note"],
+            entry["model"],
+            tuple(entry["truth"]),
+        )
         for entry in json.loads(listing.read_text(encoding="utf-8"))
         if (home / entry["file"]).is_file()
     )
