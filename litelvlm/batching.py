@@ -13,9 +13,9 @@ from litelvlm.profiling import Profiler, StageCost
 from litelvlm.pruning import Selection
 from litelvlm.question import Question
 from litelvlm.recording import record
-from litelvlm.result import GroundingResults
+from litelvlm.result import GroundingResults, TokenMap
 from litelvlm.scene import EncodedImage
-from litelvlm.selecting import check_method, select
+from litelvlm.selecting import check_method, select, token_map
 
 
 def answer_together(
@@ -51,6 +51,20 @@ def answer_together(
         record(family, *row, stages, weight_bytes)
         for row in zip(scenes, asked, selections, replies, strict=True)
     ]
+
+
+def choose_tokens(family: Family, scene: EncodedImage, question: Question) -> list[TokenMap]:
+    """The token map of each phrase, by a method that chooses before the language model.
+
+    Raises:
+        InputError: a bad question, or a method that prunes inside the language model.
+    """
+    asked = _settle(family, scene, question)
+    if asked.rule.where == "inside" and asked.budget != scene.count:
+        raise InputError(f"method {asked.method!r} chooses inside the language model: use ground")
+    (selection,) = _select(family, [scene], [asked], Profiler(family.device, "off"))
+    rows = [(0, i) if asked.joint else (i, 0) for i in range(len(asked.phrases))]
+    return [token_map(scene.frame, selection, *row) for row in rows]
 
 
 def _settle(family: Family, scene: EncodedImage, question: Question) -> Question:

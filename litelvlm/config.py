@@ -85,6 +85,8 @@ class ModelConfig:
         tokens: ids of the special tokens: pad, bos, eos, im_start, im_end, seg, ...
         selection: the defaults for token selection.
         segmenter_place: where a picture stands in SAM's square; see `geometry.sam_corner`.
+        confidence: {"found": q, "unsure": q}, least estimates of a mask's IoU at which an answer is
+            called so; calibrated on validation data. None where nobody did.
     """
 
     name: str
@@ -95,6 +97,7 @@ class ModelConfig:
     tokens: dict[str, int]
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     segmenter_place: str = "corner"
+    confidence: dict[str, float] | None = None
 
     @staticmethod
     def from_json(path: Path) -> ModelConfig:

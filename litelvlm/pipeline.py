@@ -17,7 +17,7 @@ from typing import Any, TypeVar, overload
 import torch
 from torch import Tensor
 
-from litelvlm.batching import answer_together
+from litelvlm.batching import answer_together, choose_tokens
 from litelvlm.errors import InputError
 from litelvlm.families.base import Family
 from litelvlm.images import read_image
@@ -25,7 +25,7 @@ from litelvlm.memory import memory_told
 from litelvlm.methods import METHODS
 from litelvlm.profiling import Profiler
 from litelvlm.question import Question, check_choice
-from litelvlm.result import GroundingResults, TextResult
+from litelvlm.result import GroundingResults, TextResult, TokenMap
 from litelvlm.scene import EncodedImage
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -187,6 +187,17 @@ class Pipeline:
     def answer(self, scene: EncodedImage, question: Question) -> GroundingResults:
         """`ground`, for a ready question."""
         return self._answer_together([scene], [question])[0]
+
+    @_guarded
+    def select(
+        self,
+        scene: EncodedImage,
+        phrases: str | Sequence[str],
+        budget: int | None = None,
+        **options: Any,
+    ) -> list[TokenMap]:
+        """The token maps that `ground` would give; the language model does not run."""
+        return choose_tokens(self.family, scene, Question(phrases, budget, **options))  # type: ignore[arg-type]
 
     def unknown_words(self, phrase: str) -> tuple[str, ...]:
         """Words of a phrase the model was never trained on; empty for an open vocabulary."""

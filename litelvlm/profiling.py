@@ -163,7 +163,13 @@ def _attention_flops(query, key, value, *args, **kwargs) -> int:  # type: ignore
     return sdpa_flop_count(query, key, value)
 
 
+def _product_flops(a, b, *args, **kwargs) -> int:  # type: ignore[no-untyped-def]
+    """(m, k) times (k, n) in eight bits, which torch does not count."""
+    return 2 * a[0] * a[1] * b[1]
+
+
 _EXTRA_FORMULAS: dict[Any, Any] = {
     torch.ops.aten._native_multi_head_attention: _fused_block_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._int_mm: _product_flops,
 }

@@ -76,7 +76,16 @@ def _result(
         mask_frame=None if scene.segmenter is None else scene.segmenter.frame,
         found=bool(mask.any()),
         quality=answer.quality,
+        verdict=_verdict(family.confidence, bool(mask.any()), answer.quality),
     )
+
+
+def _verdict(least: dict[str, float] | None, found: bool, quality: float | None) -> str | None:
+    if least is None:
+        return None
+    if not found or quality is None or quality < least["unsure"]:
+        return "not found"
+    return "found" if quality >= least["found"] else "unsure"
 
 
 def _costs(

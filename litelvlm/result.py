@@ -150,6 +150,8 @@ class GroundingResult(TextResult):
         mask_frame: brings them onto the picture, see `logits`.
         found: False where the model emitted no [SEG] or the mask is empty.
         quality: the mask branch's own estimate of the mask's IoU, about 0..1; None without [SEG].
+        verdict: "found", "unsure" or "not found", by the quality and the model's calibration; None
+            for a model without one.
     """
 
     mask: np.ndarray
@@ -157,6 +159,7 @@ class GroundingResult(TextResult):
     mask_frame: MaskFrame | None
     found: bool
     quality: float | None = None
+    verdict: str | None = None
 
     def __repr__(self) -> str:
         found = f"{self.area_fraction:.1%} of the picture" if self.found else "nothing found"
@@ -189,6 +192,7 @@ class GroundingResult(TextResult):
         own = {
             "found": self.found,
             "quality": self.quality,
+            "verdict": self.verdict,
             "mask_rle": self.mask_rle,
             "area_fraction": self.area_fraction,
         }

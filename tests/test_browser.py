@@ -118,15 +118,15 @@ def test_upload_type_and_find_show_both_answers(page, file):
         "[...document.querySelectorAll('#lv-masks img')]"
         ".map(i => [i.naturalWidth, i.naturalHeight])"
     )
-    assert sizes == [[240, 180]] * 4
-    assert "21 tokens" in page.inner_text("#lv-masks")
-    assert "all 64" in page.inner_text("#lv-masks")
+    assert sizes == [[240, 180]] * 6
+    assert "Pruned, 21 tokens" in page.inner_text("#lv-masks")
+    assert "All 64" in page.inner_text("#lv-masks")
     assert page.faults == []
 
 
 def test_the_photo_is_on_screen_behind_the_layers(page, file):
     find(page, file)
-    shot = page.locator("#lv-masks .lv-compare").screenshot()
+    shot = page.locator("#lv-masks .lv-sides").screenshot()
     import io
 
     pixels = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"), float)
@@ -241,6 +241,7 @@ def test_a_wrong_typed_budget_never_breaks_the_page(page, file):
 # --------------------------------------------------------------------------------------- the tabs
 def test_the_border_between_both_answers_can_be_dragged_and_moved_by_keyboard(page, file):
     find(page, file)
+    page.click("[data-lv-view='compare']")
     stage = page.locator(".lv-compare").bounding_box()
     y = stage["y"] + stage["height"] / 2
     page.mouse.move(stage["x"] + stage["width"] / 2, y)
@@ -263,7 +264,7 @@ def test_the_overlay_shows_both_answers_in_one_picture(page, file):
     assert not page.is_visible(".lv-view-overlay")
     page.click("[data-lv-view='overlay']")
     assert page.is_visible(".lv-view-overlay")
-    assert not page.is_visible(".lv-view-compare")
+    assert not page.is_visible(".lv-view-sides")
 
 
 def test_each_phrase_has_its_own_tokens_and_similarity(page, file):

@@ -123,7 +123,7 @@ def test_results_are_short_to_print(pipe, scene, reciter, read):
 def test_every_family_keeps_the_promises_of_its_table():
     for name in FAMILIES:
         module = family(name)
-        for part in ("recognises", "open_folder", "random_config", "build", "wrap"):
+        for part in ("recognises", "open_folder", "random_config", "build", "blocks", "wrap"):
             assert callable(getattr(module, part)), f"{name} lacks {part}"
     assert {preset.family for preset in PRESETS.values()} <= set(FAMILIES)
 

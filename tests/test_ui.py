@@ -15,12 +15,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco
 
 from litelvlm import viz
 from litelvlm.errors import InputError, MemoryShortError
 from litelvlm.metrics import iou
+from litelvlm.pruning import Reason
 from litelvlm.ui import callbacks, charts, handout, limits, panels, pictures, work, zero
 from litelvlm.ui.callbacks import Controls, Page
 from litelvlm.ui.desk import Desk
@@ -188,8 +190,48 @@ def test_the_similarity_tab_shows_the_measured_reversal(desk, ask):
 @pytest.mark.parametrize(
     ("auc", "words"), [(0.1, "reversed"), (0.5, "no clear relation"), (0.9, "not reversed")]
 )
-def test_the_reversal_is_put_into_words(auc, words):
-    assert f"<b>{words}</b>" in panels.reversal(auc)
+def test_the_reversal_is_put_into_words(desk, ask, auc, words):
+    facts = callbacks.ground(desk, None, ask).session.facts(0)
+    none = replace(facts, auc=auc, auc_things=None, shares={})
+    assert panels.reversal(none).count(f"<b>{words}</b>") == 1
+    both = panels.reversal(replace(none, auc_things=auc))
+    assert both.count(f"<b>{words}</b>") == 2
+    shares = {Reason.SIMILARITY: 0.2, Reason.CONTEXT: 0.5}
+    told = panels.reversal(replace(none, shares=shares))
+    assert "<b>20 %</b> of the mask; recovered as context: <b>50 %</b>" in told
+    assert "context carries the answer" in told
+
+
+def test_the_tokens_in_common_are_counted(desk, ask, pipe):
+    session = callbacks.ground(desk, None, ask).session
+    maps = [set(item.selection.indices.tolist()) for item in session.pruned]
+    budget = session.ask.budget
+    blind = pipe.ground(session.scene, "x", budget, method="context")[0].selection.indices
+    for number in range(2):
+        same = session.same[number]
+        assert same[session.ask.phrases[1 - number]] == len(maps[0] & maps[1])
+        assert same[work.BLIND] == len(maps[number] & set(blind.tolist()))
+        text = callbacks.choose_phrase(session, number).tokens
+        assert f"<b>{same[work.BLIND]} of {budget}</b> tokens are the same without a phrase" in text
+
+
+@pytest.mark.parametrize(
+    ("quality", "verdict", "status"),
+    [(0.9, "found", "Found"), (0.5, "unsure", "Unsure"), (0.1, "not found", "Nothing found")],
+)
+def test_a_calibrated_model_says_how_sure_it_is(desk, ask, monkeypatch, quality, verdict, status):
+    family = desk.models.get().family
+    monkeypatch.setattr(family, "confidence", {"found": 0.6, "unsure": 0.36})
+    decode = family.segmenter.decode
+
+    def sure(*given):
+        logits, estimates = decode(*given)
+        return logits.abs() + 1, torch.full_like(estimates, quality)
+
+    monkeypatch.setattr(family.segmenter, "decode", sure)
+    page = callbacks.ground(desk, None, replace(ask, phrases="the disc"))
+    assert [item.verdict for item in page.session.pruned] == [verdict]
+    assert f">{status} ·" in page.status
 
 
 def test_a_method_without_similarity_still_gets_the_heat_map_but_no_cut(desk, ask, pipe):

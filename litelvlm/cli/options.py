@@ -39,6 +39,11 @@ def add_model(parser: argparse.ArgumentParser, default: str = "nano") -> None:
         help="float32, bfloat16 or float16 (default: float32, bfloat16 for large models)",
     )
     group.add_argument(
+        "--bits",
+        type=int,
+        help="8 or 4: language model in as many bits, for less memory (4 needs CUDA)",
+    )
+    group.add_argument(
         "--threads", type=int, help="CPU threads (default: all; fewer on a shared machine)"
     )
 
@@ -70,6 +75,7 @@ def load_model(args: argparse.Namespace) -> Any:
         args.model,
         device=args.device,
         dtype=args.dtype,
+        bits=args.bits,
         random_weights=args.random_weights,
         revision=args.revision,
     )

@@ -92,6 +92,7 @@ class Family(ABC):
         capabilities: what it can do.
         vocabulary: words it was trained on; None for an open vocabulary.
         tokens_total: N of an ordinary picture; a picture's own number is `EncodedImage.count`.
+        confidence: see `config.ModelConfig`; None without a calibration.
         encoder: image-text tower, for measurements of it; None where it has none of its own.
         segmenter: mask branch, likewise.
         wordings: (questions, answers) that it was trained with, its own first.
@@ -103,6 +104,7 @@ class Family(ABC):
     capabilities: Capabilities
     vocabulary: frozenset[str] | None = None
     tokens_total: int
+    confidence: dict[str, float] | None = None
     encoder: Any = None
     segmenter: Any = None
     wordings: tuple[tuple[str, ...], tuple[str, ...]]

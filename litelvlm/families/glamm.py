@@ -44,7 +44,7 @@ from litelvlm.pruning import Selection, gather_tokens, text_similarity
 from litelvlm.question import Question
 from litelvlm.scene import EncodedImage, MaskScene
 
-__all__ = ["Glamm", "build", "open_folder", "random_config", "recognises", "wrap"]
+__all__ = ["Glamm", "blocks", "build", "open_folder", "random_config", "recognises", "wrap"]
 
 # Wordings that GLaMM was trained with; its released evaluation draws one of each for a prompt.
 QUESTIONS = (
@@ -74,6 +74,11 @@ def random_config(name: str) -> ModelConfig:
 def build(config: ModelConfig) -> GroundingModel:
     """The module that the weights of a configuration fill."""
     return GroundingModel(config)
+
+
+def blocks(model: GroundingModel) -> torch.nn.Module:
+    """What `load(bits=...)` stores in fewer bits: the language model without its output layer."""
+    return model.language.model
 
 
 def wrap(model: GroundingModel, config: ModelConfig, folder: Path | None) -> Glamm:
@@ -146,6 +151,7 @@ class Glamm(Family):
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.defaults = config.selection
+        self.confidence = config.confidence
         own = config.prompt
         self.wordings = ((own.question, *QUESTIONS), (own.answer, *ANSWERS))
         self.encoder = DualEncoder(model.dual_encoder, **statistics)

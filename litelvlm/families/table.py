@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-# Family -> its module, which offers `recognises`, `open_folder`, `random_config`, `build`, `wrap`.
+# Family -> its module, which offers `recognises`, `open_folder`, `random_config`, `build`,
+# `blocks`, `wrap`.
 FAMILIES = {
     "glamm": "litelvlm.families.glamm",
 }

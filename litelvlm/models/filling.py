@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from litelvlm.errors import ModelError
 from litelvlm.models.files import ModelSource, Progress, read_all
+from litelvlm.models.quantised import QuantisedLinear
 
 
 def load_into(
@@ -181,7 +182,9 @@ def _assign(root: nn.Module, names: Iterable[str], value: Tensor) -> None:
     for name in names:
         stem, _, leaf = name.rpartition(".")
         module = root.get_submodule(stem)
-        if _is_parameter(root, name):
+        if isinstance(module, QuantisedLinear) and leaf == "weight":
+            module.take(value)
+        elif _is_parameter(root, name):
             if parameter is None:
                 parameter = nn.Parameter(value, requires_grad=False)
             setattr(module, leaf, parameter)

@@ -113,9 +113,11 @@ def ground_example(desk: Desk, session: Answer | None, given: Controls, example:
     """As `ground`, for one of the example pictures and its phrases."""
     start = time.perf_counter()
     try:
-        ask = check(desk, replace(given, phrases="\n".join(example.phrases)))
-        picture = take_picture(example.pixels())
         model = given.model or desk.models.names[0]
+        if example.model in desk.models.names:
+            model = example.model
+        ask = check(desk, replace(given, model=model, phrases="\n".join(example.phrases)))
+        picture = take_picture(example.pixels())
         answer = desk.answer(model, picture, ask, session)
     except InputError as error:
         return failure(str(error), session)

@@ -21,14 +21,15 @@ class Example:
         path: of the picture.
         phrases: what to look for.
         note: what one sees in it, a few words.
-        model: the model that answers it rightly, pruned and unpruned.
-        truth: what each phrase refers to, as COCO run-length encodings of the picture's size.
+        model: that answers it rightly, pruned and unpruned; None for whichever is chosen.
+        truth: what each phrase refers to, as COCO run-length encodings of the picture's size; empty
+            where nobody drew it.
     """
 
     path: Path
     phrases: tuple[str, ...]
     note: str = ""
-    model: str = "nano"
+    model: str | None = None
     truth: tuple[dict[str, Any], ...] = ()
 
     def pixels(self) -> np.ndarray:
@@ -52,9 +53,9 @@ def examples(home: Path | None = None) -> tuple[Example, ...]:
         Example(
             home / entry["file"],
             tuple(entry["phrases"]),
-            entry["note"],
-            entry["model"],
-            tuple(entry["truth"]),
+            entry.get("note", ""),
+            entry.get("model"),
+            tuple(entry.get("truth", ())),
         )
         for entry in json.loads(listing.read_text(encoding="utf-8"))
         if (home / entry["file"]).is_file()

@@ -9,10 +9,11 @@ import numpy as np
 from litelvlm import viz
 from litelvlm.methods import METHODS
 from litelvlm.pruning import Reason
+from litelvlm.result import GroundingResult
 from litelvlm.ui import charts
 from litelvlm.ui.limits import WORK_SIDE
 from litelvlm.ui.pictures import data_url, esc, png, view_size
-from litelvlm.ui.work import Answer
+from litelvlm.ui.work import BLIND, Answer, Facts
 
 _REASON_CLASS = {
     Reason.SIMILARITY: "sim",
@@ -75,13 +76,23 @@ def _phrases(words: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------ status
 def status(given: Answer, seconds: float, total: int) -> str:
     """The line under the button: what was found, with how many tokens, in what time."""
-    found = sum(item.found for item in given.pruned)
-    many = len(given.pruned)
-    head = "Nothing found" if not found else f"Found {found} of {many}" if many > 1 else "Found"
+    verdicts = [verdict(item) for item in given.pruned]
+    found, unsure, many = verdicts.count("found"), verdicts.count("unsure"), len(verdicts)
+    head = f"Found {found} of {many}" if many > 1 else "Found"
+    if not found and not unsure:
+        head = "Nothing found"
+    elif unsure:
+        head = f"{head}, unsure of {unsure}" if many > 1 else "Unsure"
     kept = given.pruned.costs.tokens_kept
     how = "picture already encoded" if given.reused else "picture encoded"
     parts = [head, f"{kept} of {total} image tokens", f"{seconds:.2f} s, {how}"]
+    parts += [f"by {esc(given.model)}"] if given.model else []
     return f'<div class="lv-status" role="status">{" · ".join(parts)}</div>' + notes(given)
+
+
+def verdict(item: GroundingResult) -> str:
+    """ "found", "unsure" or "not found": calibrated where the model is, else by the mask alone."""
+    return item.verdict or ("found" if item.found else "not found")
 
 
 def notes(given: Answer) -> str:
@@ -112,6 +123,9 @@ def masks(given: Answer) -> str:
     kept, total = given.pruned.costs.tokens_kept, given.pruned.costs.tokens_total
     pruned = viz.mask_layer([item.mask for item in given.pruned], hw)
     full = viz.mask_layer([item.mask for item in given.unpruned], hw)
+    few_words = f"Masks of {names} with {kept} of {total} image tokens"
+    all_words = f"Masks of {names} with all {total} image tokens"
+    few_tag, all_tag = f"Pruned, {kept} tokens", f"All {total}"
     outline = full.copy()
     outline[(outline[..., 3] < 255)] = 0  # only the line of the unpruned masks ...
     outline[outline[..., 3] == 255] = (255, 255, 255, 255)  # ... in white
@@ -119,14 +133,18 @@ def masks(given: Answer) -> str:
     fill[fill[..., 3] == 255, 3] = 150
     compare = _stage(
         hw,
-        _layer(pruned, f"Masks of {names} with {kept} of {total} image tokens", "lv-left")
-        + _layer(full, f"Masks of {names} with all {total} image tokens", "lv-right")
+        _layer(full, all_words, "lv-left")
+        + _layer(pruned, few_words, "lv-right")
         + '<span class="lv-handle" aria-hidden="true"></span>'
-        + f'<span class="lv-tag lv-tag-left">{kept} tokens</span>'
-        + f'<span class="lv-tag lv-tag-right">all {total}</span>'
+        + f'<span class="lv-tag lv-tag-left">{all_tag}</span>'
+        + f'<span class="lv-tag lv-tag-right">{few_tag}</span>'
         + '<input class="lv-range" type="range" min="0" max="100" step="1" value="50" '
-        'aria-label="Border between the pruned masks on the left and the unpruned on the right"/>',
+        'aria-label="Border between the unpruned masks on the left and the pruned on the right"/>',
         "lv-compare",
+    )
+    sides = "".join(
+        _stage(hw, _layer(layer, words) + f'<span class="lv-tag lv-tag-left">{tag}</span>')
+        for layer, words, tag in ((pruned, few_words, few_tag), (full, all_words, all_tag))
     )
     overlay = _stage(
         hw,
@@ -135,10 +153,12 @@ def masks(given: Answer) -> str:
     )
     views = (
         '<div class="lv-views"><div class="lv-switch" role="group" aria-label="View">'
-        '<button type="button" data-lv-view="compare">Before / after</button>'
+        '<button type="button" data-lv-view="sides">Side by side</button>'
+        '<button type="button" data-lv-view="compare">Border</button>'
         '<button type="button" data-lv-view="overlay">Overlay</button></div>'
+        f'<div class="lv-view lv-view-sides"><div class="lv-sides">{sides}</div></div>'
         f'<div class="lv-view lv-view-compare">{compare}<p class="lv-caption">Drag: left of the '
-        f"line the answer with {kept} tokens, right of it with all {total}.</p></div>"
+        f"line the answer with all {total} tokens, right of it with {kept}.</p></div>"
         f'<div class="lv-view lv-view-overlay">{overlay}<p class="lv-caption">Filled: {kept} '
         f"tokens. White line: all {total} tokens.</p></div></div>"
     )
@@ -147,7 +167,8 @@ def masks(given: Answer) -> str:
         zip(given.pruned, given.unpruned, given.agreement, strict=True)
     ):
         if item.found and reference.found:
-            state = f"agreement with the unpruned mask (IoU) <b>{score:.2f}</b>"
+            state = "" if verdict(item) == "found" else f"<b>{verdict(item)}</b>; "
+            state += f"agreement with the unpruned mask (IoU) <b>{score:.2f}</b>"
         elif reference.found:
             state = f"<b>lost</b>: found with all {total} tokens, not with {kept}"
         elif item.found:
@@ -203,6 +224,13 @@ def tokens(given: Answer, index: int) -> str:
             f"The kept patches cover <b>{_percent(facts.recall)}</b> of the mask’s area in view; "
             f"chance would give {_percent(sum(facts.kept.values()) / facts.total)}."
         )
+    if given.pruned.costs.method != "none":
+        count = len(item.selection.indices)
+        lines += [
+            f"<b>{number} of {count}</b> tokens are the same "
+            + ("without a phrase (context alone)." if name == BLIND else f"for “{esc(name)}”.")
+            for name, number in given.same[index].items()
+        ]
     if facts.unseen > 0.005:
         lines.append(
             f"{swatch('unseen')} CLIP is shown the middle square: <b>{_percent(facts.unseen)}</b> "
@@ -255,29 +283,36 @@ def similarity(given: Answer, index: int) -> str:
             f'<p class="lv-caption">{swatch("inside")} {int(inside.sum())} patches inside the '
             f"mask {swatch('outside')} {int((~inside).sum())} outside; share of each group.</p>"
         )
-    return "".join(parts) + f'<div class="lv-text">{reversal(facts.auc)}</div>'
+    return "".join(parts) + f'<div class="lv-text">{reversal(facts)}</div>'
 
 
-def reversal(auc: float | None) -> str:
-    """The measured reversal and what it means here, one sentence."""
-    if auc is None:
+def reversal(facts: Facts) -> str:
+    """The measured reversal, and what it and the kept shares mean here."""
+    if facts.auc is None:
         return "<p>Reversal: not measurable without a mask that some patches lie inside of.</p>"
+    lines = [
+        f"Reversal (AUC) <b>{facts.auc:.2f}</b> against the ground: the chance that a patch inside "
+        f"the mask scores higher than one of the ground; {_relation(facts.auc)}."
+    ]
+    if facts.auc_things is not None:
+        lines.append(
+            f"<b>{facts.auc_things:.2f}</b> against the masks of your other phrases; "
+            f"{_relation(facts.auc_things)}."
+        )
+    alike, context = facts.shares.get(Reason.SIMILARITY), facts.shares.get(Reason.CONTEXT)
+    if alike is not None:
+        text = f"Kept for low similarity: <b>{_percent(alike)}</b> of the mask"
+        text += "" if context is None else f"; recovered as context: <b>{_percent(context)}</b>"
+        if context is not None and context > alike:
+            text += ". Here context carries the answer, not the similarity"
+        lines.append(f"{text}.")
+    return "".join(f"<p>{line}</p>" for line in lines)
+
+
+def _relation(auc: float) -> str:
+    """What an AUC says about the scores of the mask."""
     if auc < 0.4:
-        text = (
-            "<b>reversed</b>: what the phrase names is <i>least</i> like it, "
-            "so keeping the lowest scores keeps the object"
-        )
-    elif auc <= 0.6:
-        text = (
-            "<b>no clear relation</b>: here the lowest scores are hardly better than chance, "
-            "and the context tokens carry the answer"
-        )
-    else:
-        text = (
-            "<b>not reversed</b>: here the object is <i>more</i> like the phrase, "
-            "so keeping the lowest scores tends to drop it"
-        )
-    return (
-        f"<p>Reversal (AUC) <b>{auc:.2f}</b>: the chance that a patch inside the mask scores "
-        f"higher than one outside. 0.5 would be no relation; {text}.</p>"
-    )
+        return "<b>reversed</b>, what the phrase names is <i>least</i> like it"
+    if auc <= 0.6:
+        return "<b>no clear relation</b>, 0.5 would be chance"
+    return "<b>not reversed</b>, what the phrase names is <i>more</i> like it"

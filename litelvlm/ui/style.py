@@ -114,7 +114,9 @@ CSS = """
  background:var(--lv-sunk);margin-bottom:10px}
 .lv-switch button{border:0;background:none;padding:5px 12px;border-radius:6px;font-size:13px;
  color:var(--lv-soft);cursor:pointer;font-weight:540}
-.lv-view-compare{display:var(--lv-compare,block)}
+.lv-view-sides{display:var(--lv-sides,block)}
+.lv-sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(230px,1fr));gap:10px}
+.lv-view-compare{display:var(--lv-compare,none)}
 .lv-view-overlay{display:var(--lv-overlay,none)}
 .lv-switch button[aria-pressed=true]{background:var(--lv-card);color:var(--lv-text);
  box-shadow:0 1px 2px rgba(0,0,0,.14)}
@@ -239,14 +241,15 @@ CSS = """
 # so dragging to and fro costs two runs at most and the last value wins.
 SCRIPT = """
 (() => {
-  const QUIET = 350;
+  const QUIET = 350, VIEWS = ['sides', 'compare', 'overlay'];
   let last = -1e9, timer = 0;
   const root = document.documentElement;
   const rerun = () => { const b = document.querySelector('#lv-rerun'); if (b) b.click(); };
   const pressed = () => {  // Gradio scopes the style sheet, so state lives in variables of the root
-    const overlay = root.style.getPropertyValue('--lv-overlay') === 'block';
+    const open = (v) => root.style.getPropertyValue('--lv-' + v) === 'block';
+    const shown = VIEWS.find(open) || 'sides';
     document.querySelectorAll('[data-lv-view]').forEach((button) => {
-      const on = String((button.dataset.lvView === 'overlay') === overlay);
+      const on = String(button.dataset.lvView === shown);
       if (button.getAttribute('aria-pressed') !== on) button.setAttribute('aria-pressed', on);
     });
   };
@@ -268,8 +271,8 @@ SCRIPT = """
     const near = (what) => event.target.closest && event.target.closest(what);
     const view = near('[data-lv-view]');
     if (view) {
-      root.style.setProperty('--lv-compare', view.dataset.lvView === 'compare' ? 'block' : 'none');
-      root.style.setProperty('--lv-overlay', view.dataset.lvView === 'overlay' ? 'block' : 'none');
+      const wanted = view.dataset.lvView;
+      VIEWS.forEach((v) => root.style.setProperty('--lv-' + v, v === wanted ? 'block' : 'none'));
       pressed();
     }
     const mark = near('[data-lv-budget]');

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MARKS = (32, 64, 128, 192, 288, 576)
+BLIND = "without a phrase"
 LEAST = 8  # smallest budget the slider offers
 
 
@@ -40,6 +41,8 @@ class Answer:
         pruned, unpruned: the two results, phrase by phrase.
         similarity: (T, N) float32, CLIP's similarity, whatever the method.
         encode_costs: stages of the image encoders.
+        same: what the kept tokens have in common with other choices, phrase by phrase: name of the
+            other -> number of equal tokens. "without a phrase" is the context rule alone.
         measured: repeated measurements, once asked for.
         reused: whether the encoded picture was already there.
         model: the model that answered, by the name the demo offers it under.
@@ -53,6 +56,7 @@ class Answer:
     unpruned: GroundingResults
     similarity: np.ndarray
     encode_costs: tuple[StageCost, ...]
+    same: tuple[dict[str, int], ...] = ()
     measured: Comparison | None = None
     reused: bool = False
     model: str = ""
@@ -68,6 +72,10 @@ class Answer:
         item = self.pruned[index]
         frame = item.selection.frame
         inside = frame.coverage(item.mask)
+        others = [frame.coverage(other.mask) for other in self.pruned if other is not item]
+        elsewhere = np.max([np.zeros(frame.count), *others], axis=0)
+        ground = (elsewhere < 0.5) | (inside >= 0.5)
+        things = (elsewhere >= 0.5) | (inside >= 0.5)
         # Patches of the padding say nothing about the picture.
         seen = frame.coverage(np.ones(frame.image_hw, bool)) >= 0.5
         x0, y0, x1, y1 = item.selection.frame.seen_box
@@ -78,7 +86,12 @@ class Answer:
             total=item.selection.frame.count,
             recall=token_recall(item.selection.kept(), inside),
             unseen=1.0 - max(0.0, (x1 - x0) * (y1 - y0)) / (width * height),
-            auc=reversal_auc(self.similarity[index][seen], inside[seen]),
+            auc=reversal_auc(self.similarity[index][seen & ground], inside[seen & ground]),
+            auc_things=reversal_auc(self.similarity[index][things], inside[things]),
+            shares={
+                reason: token_recall(item.selection.kept(reason), inside)
+                for reason in set(item.selection.reason)
+            },
             inside=inside,
             seen=seen,
             padding=int((item.selection.kept() & ~viz.seen_patches(frame)).sum()),
@@ -95,7 +108,10 @@ class Facts:
         total: N.
         recall: share of the mask's patches that were kept, None without a mask.
         unseen: share of the picture outside CLIP's view.
-        auc: chance that a patch inside scores higher than one outside; None without a mask.
+        auc: chance that a patch inside scores higher than one of the ground, which is all but the
+            masks of the other phrases; None without a mask.
+        auc_things: the same against the patches of the other phrases' masks; None without one.
+        shares: reason -> share of the mask's patches that were kept for it.
         inside: (N,) share of each patch under the mask.
         seen: (N,) bool, patches that lie in the picture by at least half, not in the padding.
         padding: patches kept that lie wholly in the padding.
@@ -107,6 +123,8 @@ class Facts:
     recall: float | None
     unseen: float
     auc: float | None
+    auc_things: float | None
+    shares: dict[int, float | None]
     inside: np.ndarray
     seen: np.ndarray
     padding: int
@@ -159,8 +177,29 @@ def answer(
         unpruned=unpruned,
         similarity=similarity,
         encode_costs=scene.costs,
+        same=_in_common(pipe, scene, pruned, ask),
         reused=same,
     )
+
+
+def _in_common(
+    pipe: Pipeline, scene: EncodedImage, results: GroundingResults, ask: Question
+) -> tuple[dict[str, int], ...]:
+    """Per phrase: how many of its tokens the other phrases keep too, and a rule blind to any."""
+    kept = [set(item.selection.indices.tolist()) for item in results]
+    found: list[dict[str, int]] = [
+        {
+            other.phrase: len(kept[number] & kept[place])
+            for place, other in enumerate(results)
+            if place != number
+        }
+        for number in range(len(kept))
+    ]
+    if ask.budget != scene.count and "context" in pipe.methods:
+        (blind,) = pipe.select(scene, ask.phrases[0], ask.budget, method="context")
+        for number, own in enumerate(kept):
+            found[number][BLIND] = len(own & set(blind.indices.tolist()))
+    return tuple(found)
 
 
 def _similarity(
