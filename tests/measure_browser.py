@@ -91,8 +91,8 @@ def summary(times):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--picture", type=Path, default=ROOT / "assets/examples/anchors.jpg")
-    parser.add_argument("--phrase", default="the red anchor")
+    parser.add_argument("--picture", type=Path, default=ROOT / "assets/examples/robots.jpg")
+    parser.add_argument("--phrase", default="the jug")
     parser.add_argument("--visits", type=int, default=5)
     parser.add_argument("--moves", type=int, default=10)
     parser.add_argument("--threads", default=str(os.cpu_count()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,17 +21,26 @@ class Example:
         path: of the picture.
         phrases: what to look for.
         note: what one sees in it, a few words.
-        model: that answers it; None for whichever is chosen.
+        model: that answers it rightly, pruned and unpruned; None for whichever is chosen.
+        truth: what each phrase refers to, as COCO run-length encodings of the picture's size; empty
+            where nobody drew it.
     """
 
     path: Path
     phrases: tuple[str, ...]
     note: str = ""
     model: str | None = None
+    truth: tuple[dict[str, Any], ...] = ()
 
     def pixels(self) -> np.ndarray:
         """(H, W, 3) uint8."""
         return read_image(self.path)
+
+    def masks(self) -> list[np.ndarray]:
+        """What each phrase refers to, (H, W) bool each."""
+        from pycocotools import mask as coco
+
+        return [coco.decode(rle).astype(bool) for rle in self.truth]
 
 
 def examples(home: Path | None = None) -> tuple[Example, ...]:
@@ -45,6 +55,7 @@ def examples(home: Path | None = None) -> tuple[Example, ...]:
             tuple(entry["phrases"]),
             entry.get("note", ""),
             entry.get("model"),
+            tuple(entry.get("truth", ())),
         )
         for entry in json.loads(listing.read_text(encoding="utf-8"))
         if (home / entry["file"]).is_file()
