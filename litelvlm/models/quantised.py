@@ -45,6 +45,9 @@ class QuantisedLinear(nn.Module):
 class Int8Linear(QuantisedLinear):
     """Eight bits for weights and activations."""
 
+    integers: Tensor
+    scale: Tensor
+
     def take(self, weight: Tensor) -> None:  # noqa: D102
         integers, scale = to_int8(weight)
         self.weight = None
@@ -69,6 +72,9 @@ class Int8Linear(QuantisedLinear):
 
 class Nf4Linear(QuantisedLinear):
     """Four bits a weight, in blocks of 64; activations stay as they are."""
+
+    packed: Tensor
+    state: Any
 
     def take(self, weight: Tensor) -> None:  # noqa: D102
         from bitsandbytes.functional import quantize_4bit
