@@ -269,11 +269,29 @@ def open_original(
     }
     if max(tokens.values()) >= vocabulary:
         raise ModelError(f"{folder}: token id {max(tokens.values())} >= vocabulary {vocabulary}")
+    language = _language(folder, raw, tokens, vocabulary)
+    config = ModelConfig(
+        name=folder.name,
+        dual_encoder=dual,
+        language=language,
+        segmenter=segmenter,
+        prompt=prompt,
+        tokens=tokens,
+        selection=SelectionConfig(),
+        projector="linear" if "projector.weight" in shapes else "mlp",
+    )
+    return ModelSource(config, folder, layout, entries, ignored)
+
+
+def _language(
+    folder: Path, raw: dict[str, Any], tokens: dict[str, int], vocabulary: int
+) -> dict[str, Any]:
+    """The `language` part from config.json, or `ModelError` naming a setting that it lacks."""
     for setting in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
         if not isinstance(raw.get(setting), int):
             raise ModelError(f"{folder / 'config.json'}: {setting} is {raw.get(setting)!r}")
     heads = raw["num_attention_heads"]
-    language = {
+    return {
         "vocab_size": vocabulary,  # config.json files of fine-tuned models often forget the added
         "hidden_size": raw["hidden_size"],
         "intermediate_size": raw["intermediate_size"],
@@ -289,17 +307,6 @@ def open_original(
         "eos_token_id": tokens["eos"],
         "pad_token_id": tokens["pad"],
     }
-    config = ModelConfig(
-        name=folder.name,
-        dual_encoder=dual,
-        language=language,
-        segmenter=segmenter,
-        prompt=prompt,
-        tokens=tokens,
-        selection=SelectionConfig(),
-        projector="linear" if "projector.weight" in shapes else "mlp",
-    )
-    return ModelSource(config, folder, layout, entries, ignored)
 
 
 def place_glamm(key: str) -> Place | None:

@@ -74,6 +74,7 @@ class Nf4Linear(QuantisedLinear):
     """Four bits a weight, in blocks of 64; activations stay as they are."""
 
     packed: Tensor
+    state: Any
 
     def take(self, weight: Tensor) -> None:  # noqa: D102
         from bitsandbytes.functional import quantize_4bit
