@@ -113,7 +113,7 @@ def photo_figures(pipe: Pipeline, folder: Path, limit: int | None = None) -> dic
             for key, v in values.items()
             if isinstance(key, tuple) and key[0] == "kind"
         },
-        "share": {b: _mean(values[b]) / full if full else None for b in BUDGETS},
+        "share": {b: (_mean(values[b]) or 0.0) / full if full else None for b in BUDGETS},
         "at_64": {"litelvlm": _mean(values[64])} | {r: _mean(values["rival", r]) for r in RIVALS},
         "ahead_64": {
             r: (float(d.mean()), float(d.std(ddof=1) / len(d) ** 0.5))

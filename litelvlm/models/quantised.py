@@ -34,7 +34,7 @@ class QuantisedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.weight: nn.Parameter | None = linear.weight
+        self.weight: Any = linear.weight
         self.bias = linear.bias
 
     def take(self, weight: Tensor) -> None:

@@ -416,7 +416,7 @@ def model_line(desk: Desk, name: str) -> str:
         "It understands phrases in plain English."
         if (words := pipe.family.vocabulary) is None
         else f"It knows {len(words)} English words and nothing else; words it does not "
-        "know are named under your answer. On photos of real things it fails."
+        "know are named under your answer."
     )
     if preset and preset.random_only:
         known = ""
