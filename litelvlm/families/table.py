@@ -40,10 +40,12 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     "nano": Preset(
         note="small model trained by this project on generated scenes; runs on a laptop CPU",
+        licence="Apache-2.0",
         folder="nano",
     ),
     "photo": Preset(
         note="small model for photographs on a pretrained backbone; runs on a laptop CPU",
+        licence="Apache-2.0",
         folder="photo",
     ),
     "glamm-refseg": Preset(
