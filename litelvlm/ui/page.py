@@ -392,7 +392,7 @@ def _choose_model(desk: Desk, name: Any) -> tuple[str, Any, str]:
 # ------------------------------------------------------------------------------------------- texts
 HEAD = (
     '<div class="lv-head"><h1>LiteLVLM</h1><p>A vision-language model looks at a picture through '
-    "hundreds of image tokens. LiteLVLM drops most of them before it, without "
+    "hundreds of image tokens. LiteLVLM drops most before the language model, without "
     "any training. See which ones, why, and what it costs and saves, beside the same model with "
     "all of its tokens.</p></div>"
 )

@@ -242,7 +242,11 @@ def tokens(given: Answer, index: int) -> str:
             "beside the picture, which this model is shown as a square; they are not drawn."
         )
     method = METHODS[given.ask.method]
-    lines.append(f"{esc(method.title)}: {esc(method.rule_text)}")
+    split = given.pruned.settings["split"]
+    if method.name == "litelvlm" and split != "paper":  # the rule in words is the paper's
+        lines.append(f"{esc(method.title)}, split {esc(str(split))}: the counts above tell it.")
+    else:
+        lines.append(f"{esc(method.title)}: {esc(method.rule_text)}")
     text = "".join(f"<p>{line}</p>" for line in lines)
     return (
         _stage(hw, _layer(layer, alt))
