@@ -561,7 +561,7 @@ def test_a_failed_conversion_leaves_nothing_behind(glamm, tmp_path, monkeypatch)
 
 
 def test_an_unknown_model_lists_the_known_ones():
-    with pytest.raises(InputError, match="unknown model 'nanu'; known: nano, glamm-refseg"):
+    with pytest.raises(InputError, match="unknown model 'nanu'; known: nano, photo, glamm-refseg"):
         open_model("nanu")
 
 
