@@ -362,7 +362,7 @@ def test_what_is_no_picture_is_refused_on_the_page(page, tmp_path, file):
     page.wait_for_timeout(800)
     page.click("#lv-run")
     page.wait_for_selector("#lv-state .lv-error")
-    assert "not a JPEG, PNG or WEBP" in page.inner_text("#lv-state")
+    assert "not a picture that is known; JPEG, PNG, WEBP" in page.inner_text("#lv-state")
 
 
 def test_a_reload_starts_afresh(page, file):
@@ -428,6 +428,8 @@ def test_all_of_it_can_be_reached_by_keyboard(page, file):
     assert page.evaluate("document.activeElement.id") == "lv-run"
     page.keyboard.press("Enter")
     answered(page)
+    page.click("[data-lv-view='compare']")  # the border has a view of its own
+    page.locator("#lv-phrases textarea").focus()
     seen = set()
     for _ in range(60):
         page.keyboard.press("Tab")
