@@ -20,9 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from litelvlm.methods import METHODS
 from litelvlm.evaluation.report import cost_table, score_table
 from litelvlm.evaluation.summary import CostRow, Row
+from litelvlm.methods import METHODS
 
 DOCS = Path(__file__).parent
 RUNS = Path("runs/results")
