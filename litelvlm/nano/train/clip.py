@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from litelvlm.models.names import CLIP_MEAN, CLIP_STD
 from litelvlm.models.prompt import plain
 from litelvlm.nano.sprites import COLOURS
 from litelvlm.nano.train.builders import build_dual_encoder
@@ -41,9 +42,6 @@ from litelvlm.nano.train.targets import IGNORE, chw, normalise, patch_targets, s
 if TYPE_CHECKING:
     from litelvlm.nano.scenes import SceneRecipe
     from litelvlm.nano.train.recipe import Recipe
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def block(layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -293,7 +291,7 @@ def train_clip(
 
     def learn(batch: dict[str, Any]) -> Tensor:
         with autocast(device, recipe.bf16):
-            pixels = normalise(batch["images"], MEAN, STD)
+            pixels = normalise(batch["images"], CLIP_MEAN, CLIP_STD)
             patches, pooled = patch_features(visual, pixels, batch["window"])
             text = F.normalize(text_features(clip, batch["texts"]).float(), dim=-1)
             dense = dense_losses(head, patches, batch, plan.edges, plan.places)

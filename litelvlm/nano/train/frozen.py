@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from litelvlm.models.names import CLIP_MEAN, CLIP_STD
 from litelvlm.nano.sprites import COLOURS
 from litelvlm.nano.train import clip as clip_stage
 from litelvlm.nano.train import masks as mask_stage
@@ -29,7 +30,7 @@ class Frozen:
     @torch.no_grad()
     def features(self, batch: dict[str, Any], masks: bool) -> tuple[Tensor, Tensor | None]:
         """H (B, N, W) and, where asked for, the SAM part's embedding (B, C, h, w)."""
-        pixels = normalise(batch["images"], clip_stage.MEAN, clip_stage.STD)
+        pixels = normalise(batch["images"], CLIP_MEAN, CLIP_STD)
         patches, _ = clip_stage.patch_features(self.clip.visual, pixels, batch["window"])
         if not masks:
             return patches.float(), None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from litelvlm.geometry import MaskFrame
 from litelvlm.metrics import reversal_auc, token_recall
+from litelvlm.models.names import CLIP_MEAN, CLIP_STD
 from litelvlm.models.prompt import plain
 from litelvlm.nano.scenes import VAL, DrawnScene, make_scene, names
 from litelvlm.nano.train import clip as clip_stage
@@ -79,7 +80,7 @@ def probe_clip(
     for scene in scenes:
         seen = squared(scene, side)
         kind, colour, _, cover = patch_targets(seen, table)
-        pixels = normalise(chw(seen.image)[None].to(device), clip_stage.MEAN, clip_stage.STD)
+        pixels = normalise(chw(seen.image)[None].to(device), CLIP_MEAN, CLIP_STD)
         said = [e for e in scene.expressions if len(e.targets) == 1]
         phrases = [plain(e.text) for e in said]
         ids = tokenize([scene.caption, *phrases], context_length=clip.context_length).to(device)
@@ -180,8 +181,8 @@ def probe_language(
     for scene in scenes:
         pixels = normalise(
             chw(squared(scene, clip_side).image)[None].to(device),
-            clip_stage.MEAN,
-            clip_stage.STD,
+            CLIP_MEAN,
+            CLIP_STD,
         )
         with autocast(device, bf16):
             tokens.append(clip_stage.patch_features(frozen.clip.visual, pixels)[0].float())

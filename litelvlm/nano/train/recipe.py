@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from litelvlm.errors import unknown
+from litelvlm.models.names import CLIP_MEAN, CLIP_STD
 from litelvlm.nano.scenes import SceneRecipe
 
 
@@ -127,8 +128,8 @@ def _dual_encoder(width: int, layers: int, text_width: int, text_layers: int) ->
             "layers": text_layers,
         },
         "quick_gelu": False,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "image_mean": CLIP_MEAN,
+        "image_std": CLIP_STD,
     }
 
 
