@@ -1,4 +1,6 @@
-"""`litelvlm train`: train the embedded model from nothing, stage by stage, and export it.
+"""`litelvlm train`: train an embedded model stage by stage, and export it.
+
+Without `--photos` it is nano, from nothing; with it `photo`, from the weights of a model folder on.
 
 Several GPUs or cores: `torchrun --nproc_per_node=2 -m litelvlm train ... --threads 1`.
 """
@@ -11,7 +13,7 @@ from pathlib import Path
 
 from litelvlm.errors import InputError
 
-HELP = "train the embedded model from nothing on procedural scenes"
+HELP = "train the embedded model on procedural scenes, or go on with photo on photographs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("tiny", "small", "full"),
         default="small",
         help="tiny: a test, seconds; small: 2 CPU cores, hours; full: a GPU (default small)",
+    )
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="folder of photographs (train.jsonl with masks; captions.jsonl, names.jsonl and "
+        "val.jsonl if there are any): train the model of --start on it instead of nano",
+    )
+    parser.add_argument(
+        "--start", default="photo", help="with --photos: model folder to go on from (default photo)"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and logs")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoints")
@@ -65,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     stages = STAGES if args.stage == "all" else () if args.stage == "export" else (args.stage,)
     if args.stage == "export" and args.export is None:
         raise InputError("--stage export needs --export FOLDER")
+    if args.photos is not None:
+        return _on_photos(args, stages)
     with processes(device) as own:
         train(plan, stages, args.out, own, args.resume, args.probes, args.limit)
         rank = rank_and_world()[0]
@@ -74,4 +89,20 @@ def run(args: argparse.Namespace) -> int:
         draw_curves(args.out, args.out / "curves.png")
     if args.export is not None:
         export(plan, args.out, args.export)
+    return 0
+
+
+def _on_photos(args: argparse.Namespace, stages: tuple[str, ...]) -> int:
+    from litelvlm.nano.photos import run
+    from litelvlm.resources import asset
+
+    if args.scale == "full" or args.device not in (None, "cpu"):
+        raise InputError("--photos trains on the CPU, at --scale small or tiny")
+    start = asset("photo") if args.start == "photo" else Path(args.start)
+    plan = run.TINY if args.scale == "tiny" else run.PhotoPlan()
+    model = run.train(
+        args.photos, args.out, start, stages, plan, args.resume, args.probes, args.limit
+    )
+    if args.export is not None:
+        run.export(model, start, args.export)
     return 0

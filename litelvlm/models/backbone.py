@@ -13,13 +13,11 @@ from typing import Any
 
 import timm
 import torch
-from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 STAGES = (1, 2, 4, 6)  # blocks that end at strides 4, 8, 16 and 32
 WIDTHS = (24, 40, 112, 320)
-SIDE = 12  # places at stride 32 of 384 pixels
 
 
 class Backbone(nn.Module):
@@ -66,26 +64,20 @@ def fold_norms(net: nn.Module) -> None:
 
 
 class PatchStem(nn.Module):
-    """Pixels -> patch embeddings at stride 16: takes the place of CLIP's `conv1`.
+    """Pixels -> patch embeddings at stride 32: takes the place of CLIP's `conv1`.
 
     Args:
         backbone: shared with the segmenter.
         width: of the image tower.
-        layers: attention blocks at stride 32, where they cost a fourth; a patch learns there what
-            it is part of.
     """
 
-    def __init__(self, backbone: Backbone, width: int, layers: int = 3) -> None:
+    def __init__(self, backbone: Backbone, width: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.out_channels = width
-        self.fine = nn.Conv2d(WIDTHS[2], width, 1)
+        self.fine = nn.Conv2d(4 * WIDTHS[2], width, 1)
         self.coarse = nn.Conv2d(WIDTHS[3], width, 1)
         self.top = nn.Conv2d(1280, width, 1, bias=False)
-        self.place = nn.Parameter(torch.randn(1, SIDE * SIDE, width) * 0.1)
-        self.context = nn.ModuleList(
-            ResidualAttentionBlock(width, max(1, width // 64), mlp_ratio=2.0) for _ in range(layers)
-        )
         self.mix = nn.Sequential(
             nn.GroupNorm(1, width),
             nn.Conv2d(width, 2 * width, 1),
@@ -99,17 +91,13 @@ class PatchStem(nn.Module):
         return self.fine.weight
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, width, S/16, S/16)."""
+        """(B, 3, S, S) -> (B, width, S/32, S/32)."""
         return self.fuse(*self.backbone(pixels)[2:])
 
     def fuse(self, sixteenth: Tensor, deepest: Tensor) -> Tensor:
-        """Features at strides 16 and 32 -> (B, width, S/16, S/16)."""
-        coarse = self.coarse(deepest) + self.top(self.backbone.top(deepest))
-        states = coarse.flatten(2).transpose(1, 2) + self.place
-        for block in self.context:
-            states = block(states)
-        coarse = states.transpose(1, 2).reshape(coarse.shape)
-        fused = self.fine(sixteenth) + F.interpolate(coarse, scale_factor=2.0, mode="bilinear")
+        """Features at strides 16 and 32 -> (B, width, S/32, S/32)."""
+        fused = self.fine(F.pixel_unshuffle(sixteenth, 2)) + self.coarse(deepest)
+        fused = fused + self.top(self.backbone.top(deepest))
         return fused + self.mix(fused)
 
 
@@ -121,7 +109,7 @@ class Encoded:
 
 
 class PyramidEncoder(nn.Module):
-    """Pixels -> SAM's image embedding at stride 16, from the backbone's features of all strides.
+    """Pixels -> SAM's image embedding at stride 16, from the backbone's features.
 
     Args:
         backbone: shared with the dual encoder.
@@ -133,8 +121,7 @@ class PyramidEncoder(nn.Module):
     def __init__(self, backbone: Backbone, width: int, layers: int = 3) -> None:
         super().__init__()
         self.backbone = backbone
-        channels = 16 * WIDTHS[0] + 4 * WIDTHS[1] + WIDTHS[2]
-        self.fine = nn.Conv2d(channels, width, 1)
+        self.fine = nn.Conv2d(4 * WIDTHS[1] + WIDTHS[2], width, 1)
         self.coarse = nn.Conv2d(WIDTHS[3], width, 1)
         self.layers = nn.ModuleList(
             nn.Sequential(nn.GroupNorm(8, width), nn.GELU(), nn.Conv2d(width, width, 3, padding=1))
@@ -146,13 +133,11 @@ class PyramidEncoder(nn.Module):
         """(B, 3, S, S), normalised and padded as SAM's, -> (B, C, S/16, S/16)."""
         mean = pixels.new_tensor((123.675, 116.28, 103.53)).view(1, 3, 1, 1)
         std = pixels.new_tensor((58.395, 57.12, 57.375)).view(1, 3, 1, 1)
-        return Encoded(self.fuse(self.backbone((pixels * std + mean - 127) / 128)))
+        return Encoded(self.fuse(*self.backbone((pixels * std + mean - 127) / 128)[1:]))
 
-    def fuse(self, features: list[Tensor]) -> Tensor:
-        """Features at strides 4, 8, 16, 32 -> (B, C, S/16, S/16)."""
-        fourth, eighth, sixteenth, deepest = features
-        parts = [F.pixel_unshuffle(fourth, 4), F.pixel_unshuffle(eighth, 2), sixteenth]
-        states = self.fine(torch.cat(parts, 1))
+    def fuse(self, eighth: Tensor, sixteenth: Tensor, deepest: Tensor) -> Tensor:
+        """Features at strides 8, 16 and 32 -> (B, C, S/16, S/16)."""
+        states = self.fine(torch.cat([F.pixel_unshuffle(eighth, 2), sixteenth], 1))
         states = states + F.interpolate(self.coarse(deepest), scale_factor=2.0, mode="bilinear")
         for layer in self.layers:
             states = states + layer(states)

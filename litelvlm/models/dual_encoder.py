@@ -91,14 +91,13 @@ class BlockQKV:
 def build_clip(config: dict[str, Any]) -> nn.Module:
     """open_clip's CLIP from `embed_dim`, `vision_cfg`, `text_cfg` and `quick_gelu`.
 
-    `image_mean` and `image_std` in the same dictionary are left to `DualEncoder`. With `backbone`
-    (the number of attention blocks of its stem) the patch embedding is a `PatchStem`.
+    `image_mean` and `image_std` in the same dictionary are left to `DualEncoder`. With a true
+    `backbone` the patch embedding is a `PatchStem`.
     """
-    layers = config.get("backbone")
     own = {k: v for k, v in config.items() if not k.startswith("image_") and k != "backbone"}
     clip = open_clip.CLIP(**own)
-    if layers is not None:
-        clip.visual.conv1 = PatchStem(Backbone(), own["vision_cfg"]["width"], layers)
+    if config.get("backbone"):
+        clip.visual.conv1 = PatchStem(Backbone(), own["vision_cfg"]["width"])
     return clip
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from litelvlm.models.backbone import PyramidEncoder
 from litelvlm.models.dual_encoder import build_clip
 from litelvlm.models.language import build_llama
 from litelvlm.models.segmenter import build_sam
@@ -88,5 +89,6 @@ def build_segmenter(config: dict[str, Any]) -> nn.Module:
             nn.init.normal_(module.weight, std=0.5)
     with torch.no_grad():
         model.shared_image_embedding.positional_embedding.normal_()
-        model.vision_encoder.pos_embed.normal_(std=0.1)
+        if not isinstance(model.vision_encoder, PyramidEncoder):
+            model.vision_encoder.pos_embed.normal_(std=0.1)
     return model

@@ -266,7 +266,7 @@ class Grounder(nn.Module):
         if embedding is not None:
             # A mask costs as much as a turn, so only some turns draw theirs.
             some = slice(plan.masked)
-            logit, _ = mask_stage.decode(
+            logit, quality = mask_stage.decode(
                 frozen.sam, embedding, sparse[:, some, None], batch["sam_window"]
             )
             drawn = real[:, some]
@@ -275,5 +275,10 @@ class Grounder(nn.Module):
             )
             out["mask"], out["giou"] = masked.mean(), giou.mean()
             loss = loss + plan.mask * out["mask"]
+            if plan.quality:
+                missing = batch["missing"][:, some]
+                miss = torch.cat([(quality[drawn] - giou), quality[missing]])
+                out["quality"] = miss.square().mean()
+                loss = loss + plan.quality * out["quality"]
         out["loss"] = loss
         return out

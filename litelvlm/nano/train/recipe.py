@@ -62,7 +62,8 @@ class LanguagePlan:
             tokens per turn.
         masks_from: step from which masks are asked of the model.
         decoder_from: step from which the mask decoder learns too, at `decoder` times the rate.
-        text, name, place, spot, wave, point, ask, attend, box, token, mask: weights of the losses.
+        text, name, place, spot, wave, point, ask, attend, box, token, mask, quality: weights of
+            the losses.
     """
 
     steps: int
@@ -89,6 +90,7 @@ class LanguagePlan:
     box: float = 1.0
     token: float = 1.0
     mask: float = 2.0
+    quality: float = 0.0  # of the mask branch's estimate, which is to be 0 of what is missing
     probe_every: int = 500
 
 

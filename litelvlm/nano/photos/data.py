@@ -20,8 +20,9 @@ from PIL import Image
 from litelvlm.errors import InputError
 from litelvlm.nano.train.targets import low_mask
 
-LOW = 96  # side of the stored masks: a fourth of the square's 384 pixels
-GRID = 24
+SIDE = 768  # of the square that photos are letterboxed into
+LOW = SIDE // 4  # side of the stored masks
+GRID = SIDE // 32
 
 # What else a class may be called; the first name is the class.
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -227,8 +228,14 @@ class Said:
     landmark: int | None = None
 
 
-def phrases(photo: Photo, rng: np.random.Generator) -> list[Said]:
-    """Phrases that hold of a photo's things, as far as its masks tell."""
+def phrases(
+    photo: Photo, rng: np.random.Generator, called: dict[int, str] | None = None
+) -> list[Said]:
+    """Phrases that hold of a photo's things, as far as its masks tell.
+
+    called: stored mask -> another name of the thing under it.
+    """
+    called = called or {}
     out: list[Said] = []
     things = photo.things
     by_name: dict[str, list[int]] = {}
@@ -250,6 +257,11 @@ def phrases(photo: Photo, rng: np.random.Generator) -> list[Said]:
                 continue
             x0, _, x1, _ = things[i].box
             cx = (x0 + x1) / 2
+            own = called.get(things[i].row, "")
+            if own and sum(called.get(things[k].row) == own for k in members) == 1:
+                out.append(Said(f"{_article(rng)}{own}", (i,), "name", fits))
+            if own and rng.random() < 0.4:
+                word = own
             if alone:
                 out.append(Said(f"{_article(rng)}{word}", (i,), "name", fits))
                 side = "left" if cx < 0.4 else "right" if cx > 0.6 else ""
@@ -258,7 +270,7 @@ def phrases(photo: Photo, rng: np.random.Generator) -> list[Said]:
                 elif abs(cx - 0.5) < 0.08 and rng.random() < 0.2:
                     out.append(Said(f"the {word} in the middle", (i,), "place", fits))
             elif name not in PLURAL_CLASSES:
-                out += _among(things, members, i, name, rng)
+                out += _among(things, members, i, word, rng)
             for j, other in enumerate(things):
                 if j == i or not other.single or other.name == name or rng.random() < 0.5:
                     continue
@@ -284,12 +296,11 @@ def _called(name: str, rng: np.random.Generator) -> str:
 
 
 def _among(
-    things: tuple[Thing, ...], members: list[int], i: int, name: str, rng: np.random.Generator
+    things: tuple[Thing, ...], members: list[int], i: int, word: str, rng: np.random.Generator
 ) -> list[Said]:
     """Phrases that tell one of several things of a class from the others."""
     out = []
     fits = tuple(members)
-    word = _called(name, rng)
     centre = {
         k: ((things[k].box[0] + things[k].box[2]) / 2, (things[k].box[1] + things[k].box[3]) / 2)
         for k in members
@@ -372,7 +383,7 @@ def mirrored(text: str) -> str:
     return " ".join(_MIRROR.get(word, word) for word in text.split())
 
 
-def load_square(path: Path, side: int = 4 * LOW) -> np.ndarray:
+def load_square(path: Path, side: int = SIDE) -> np.ndarray:
     """A photo letterboxed as the image tower sees it: (side, side, 3) uint8."""
     from litelvlm.geometry import clip_square
 

@@ -1,0 +1,1 @@
+"""Training of the photograph model on photos of the user's."""

@@ -1,0 +1,83 @@
+"""Features of the frozen backbone for many photos, computed once and kept on disk in int8."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from litelvlm.models.backbone import WIDTHS, Backbone
+from litelvlm.nano.photos.data import SIDE, load_square
+
+STRIDES = (8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Reads the cache of `compute`; picklable for workers.
+
+    folder: holds `order.json` (`order`, images by row; `deep`, how many rows have all strides),
+    `scales.pt` and a table `s<stride>.i8` each.
+    """
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        facts = json.loads((self.folder / "order.json").read_text())
+        object.__setattr__(self, "rows", {image: i for i, image in enumerate(facts["order"])})
+        object.__setattr__(self, "scales", torch.load(self.folder / "scales.pt"))
+        object.__setattr__(self, "tables", [_table(self.folder, s, "r") for s in STRIDES])
+
+    def __reduce__(self) -> tuple[type[Features], tuple[Path]]:
+        return Features, (self.folder,)
+
+    def __call__(self, images: list[str], strides: tuple[int, ...] = STRIDES) -> list[Tensor]:
+        """(B, C, SIDE / stride, SIDE / stride) float32 a stride."""
+        found = []
+        for stride in strides:
+            i = STRIDES.index(stride)
+            value = torch.from_numpy(np.stack([self.tables[i][self.rows[name]] for name in images]))
+            found.append((value.float() * self.scales[i]).permute(0, 3, 1, 2))
+        return found
+
+
+def _table(folder: Path, stride: int, mode: str, rows: int = -1) -> np.ndarray:
+    side, width = SIDE // stride, WIDTHS[1 + STRIDES.index(stride)]
+    path = folder / f"s{stride}.i8"
+    if rows < 0:
+        rows = path.stat().st_size // (side * side * width)
+    return np.memmap(path, np.int8, mode, shape=(rows, side, side, width))
+
+
+@torch.no_grad()
+def compute(
+    backbone: Backbone, root: Path, deep: list[str], others: list[str], folder: Path, batch: int = 4
+) -> Features:
+    """Write the cache of photos in `root`: all strides of `deep`, 16 and 32 of `others`."""
+    order = [*deep, *others]
+    rng = np.random.default_rng(0)
+    sample = [order[i] for i in rng.choice(len(order), min(48, len(order)), replace=False)]
+    parts = [_forward(backbone, root, sample[k : k + batch]) for k in range(0, len(sample), batch)]
+    high = [torch.cat(maps).abs().flatten(0, 2) for maps in zip(*parts, strict=True)]
+    scales = [h.topk(min(24, len(h)), 0).values[-1].clamp(min=0.01) / 127 for h in high]
+    tables = [_table(folder, s, "w+", len(deep) if s == 8 else len(order)) for s in STRIDES]
+    for start in range(0, len(order), batch):
+        maps = _forward(backbone, root, order[start : start + batch])
+        for value, scale, table in zip(maps, scales, tables, strict=True):
+            stop = min(start + len(value), len(table))
+            code = (value / scale).round().clamp(-127, 127).to(torch.int8).numpy()
+            table[start:stop] = code[: max(0, stop - start)]
+    torch.save(scales, folder / "scales.pt")
+    (folder / "order.json").write_text(json.dumps({"order": order, "deep": len(deep)}))
+    return Features(folder)
+
+
+def _forward(backbone: Backbone, root: Path, images: list[str]) -> list[Tensor]:
+    squares = np.stack([load_square(root / name) for name in images])
+    pixels = (torch.from_numpy(squares).permute(0, 3, 1, 2).float() - 127) / 128
+    with torch.autocast("cpu", torch.bfloat16):
+        return [f.float().permute(0, 2, 3, 1) for f in backbone(pixels)[1:]]

@@ -1,0 +1,277 @@
+"""Stage "clip" of the photograph model: the dual encoder on features of a frozen backbone.
+
+The similarity is reversed by training, openly: the logit that a phrase is true of a patch is MINUS
+the similarity that token selection ranks, `ln_post(H) @ proj` with the text embedding. So a
+phrase's own patches score below the other things of the picture, and those not above the ground.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from litelvlm.nano.photos.cache import Features
+from litelvlm.nano.photos.data import GRID, Photo, mirrored, phrases
+from litelvlm.nano.train.clip import block, text_features
+from litelvlm.nano.train.common import Run, autocast, optimisers, seed_everything
+
+PLACES = GRID * GRID
+CALM = 0.15  # weight of the caption loss
+
+
+class Side(nn.Module):
+    """What training needs beside the dual encoder: scale and shift of the logits, and the box and
+    place of what lies under a patch, read linearly from H."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.box = nn.Linear(width, 6)
+        self.scale = nn.Parameter(torch.tensor([1.0, -2.5]))
+
+
+def tower(visual: Any, stem: Tensor) -> tuple[Tensor, Tensor]:
+    """H (B, N, W) and the class token's embedding (B, E) from patch embeddings (B, W, h, w)."""
+    x = stem.flatten(2).transpose(1, 2) + visual.positional_embedding[1:]
+    first = (visual.class_embedding + visual.positional_embedding[0]).expand(len(x), 1, -1)
+    x = visual.ln_pre(torch.cat([first, x], 1))
+    *blocks, last = visual.transformer.resblocks
+    for layer in blocks:
+        x = block(layer, x)
+    seen = last.ln_1(x)
+    cls = x[:, :1] + last.attn(seen[:, :1], seen, seen, need_weights=False)[0]
+    cls = cls + last.mlp(last.ln_2(cls))
+    return x[:, 1:], visual.ln_post(cls[:, 0]) @ visual.proj
+
+
+def cover_of(masks: np.ndarray, rows: list[int]) -> Tensor:
+    """(T, N) float32, share of each patch that each stored mask fills."""
+    low = torch.from_numpy(masks[rows]).float() / 255
+    return F.avg_pool2d(low[None], low.shape[-1] // GRID)[0].flatten(1)
+
+
+def weights_of(photos: list[Photo]) -> np.ndarray:
+    """How often each photo is drawn: rare names often, sets of breadth more, of detail less."""
+    counts: dict[str, int] = {}
+    for photo in photos:
+        for name in {t.name for t in photo.things}:
+            counts[name] = counts.get(name, 0) + 1
+    breadth = {"coco_union": 3.0, "ccp": 0.25, "car_parts": 0.25}
+    raw = [
+        breadth.get(p.source, 1.0) * max((counts[t.name] ** -0.5 for t in p.things), default=0.0)
+        for p in photos
+    ]
+    return np.array(raw) / sum(raw)
+
+
+@dataclass(frozen=True)
+class TowerBatches:
+    """Makes batch `number`: cached features, names, phrases and what patch each is true of.
+
+    labelled: image of a captioned or named photo -> names of what it shows; alike: name -> names
+    that may be true of the same patch.
+    """
+
+    photos: list[Photo]
+    masks: np.ndarray
+    features: Features
+    captions: dict[str, list[str]]
+    labelled: dict[str, set[str]]
+    alike: dict[str, set[str]]
+    context: int
+    batch: int = 8
+    several: int = 4
+    pool: int = 64
+    turns: int = 4
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", weights_of(self.photos))
+        object.__setattr__(self, "names", sorted(self.alike))
+        object.__setattr__(self, "shown", sorted(self.labelled))
+
+    def __call__(self, number: int) -> dict[str, Any]:
+        """B masked and C captioned photos, P names, Q phrases, T = P + Q + B + C texts.
+
+        Returns sixteenth, deepest (B + C, ...) features; texts (T, context) ids; truth, care
+        (B, N, P): share of a patch that a name fills, and how sure that is; real, sure (C, P)
+        likewise of a whole photo; owner (Q,) and asked (Q, N) of the phrases; boxes (B, N, 4)
+        edges from a patch's centre and on (B, N), where a single thing lies.
+        """
+        from open_clip import tokenize
+
+        rng = np.random.default_rng((self.seed, number))
+        flip = bool(rng.random() < 0.5)
+        picks = rng.choice(len(self.photos), self.batch, p=self.weights)
+        chosen = [self.photos[i] for i in picks]
+        said = [self.shown[i] for i in rng.integers(0, len(self.shown), self.several)]
+        sixteenth, deepest = self.features([p.image for p in chosen] + said, (16, 32))
+        covers = [turned(cover_of(self.masks, [t.row for t in p.things]), flip) for p in chosen]
+
+        have = [{t.name for t in p.things} for p in chosen]
+        told = [self.labelled[image] for image in said]
+        pool = sorted(set().union(*have, *told))
+        extra = [self.names[i] for i in rng.permutation(len(self.names))[: self.pool]]
+        pool += [name for name in extra if name not in pool][: max(0, self.pool - len(pool))]
+        truth = torch.zeros(self.batch, PLACES, len(pool))
+        care = torch.ones_like(truth)
+        for i, photo in enumerate(chosen):
+            rows = {n: [j for j, t in enumerate(photo.things) if t.name == n] for n in have[i]}
+            masked = covers[i].amax(0) > 0.2
+            for k, name in enumerate(pool):
+                if name in rows:
+                    truth[i, :, k] = covers[i][rows[name]].amax(0)
+                elif any(name in self.alike.get(h, ()) for h in have[i]):
+                    care[i, :, k] = 0.0
+                else:  # without a mask it may still be there, elsewhere
+                    care[i, :, k] = torch.where(masked, 1.0, 0.5)
+        real = torch.tensor([[name in names for name in pool] for names in told]).float()
+        unsure = [[any(n in self.alike.get(h, ()) for h in names) for n in pool] for names in told]
+        sure = torch.where(real > 0, 4.0, 1.0 - torch.tensor(unsure).float())
+
+        owner, asked, texts = [], [], []
+        for i, photo in enumerate(chosen):
+            lines = phrases(photo, rng)
+            for k in rng.permutation(len(lines))[: self.turns]:
+                texts.append(mirrored(lines[k].text) if flip else lines[k].text)
+                owner.append(i)
+                asked.append(covers[i][list(lines[k].targets)].amax(0))
+        whole = ["a photo of " + ", ".join(sorted(names)) for names in have]
+        whole += [
+            str(rng.choice(self.captions[image]))
+            if image in self.captions
+            else f"a photo of a {next(iter(self.labelled[image]))}"
+            for image in said
+        ]
+        whole = [mirrored(line) if flip else line for line in whole]
+        boxes = torch.zeros(self.batch, PLACES, 4)
+        on = torch.zeros(self.batch, PLACES, dtype=torch.bool)
+        for i, photo in enumerate(chosen):
+            single = [j for j, t in enumerate(photo.things) if t.single and t.area > 0.003]
+            if single:
+                box = torch.tensor([photo.things[j].box for j in single])
+                box = mirror_boxes(box) if flip else box
+                share, best = covers[i][single].max(0)
+                on[i], boxes[i] = share > 0.5, box[best] - centres()
+        if flip:
+            sixteenth, deepest = sixteenth.flip(3), deepest.flip(3)
+        lines = [f"the {name}" for name in pool] + texts + whole
+        return {
+            "sixteenth": sixteenth,
+            "deepest": deepest,
+            "texts": tokenize(lines, context_length=self.context),
+            "truth": truth,
+            "care": care,
+            "real": real,
+            "sure": sure,
+            "owner": torch.tensor(owner, dtype=torch.int64),
+            "asked": torch.stack(asked) if asked else torch.zeros(0, PLACES),
+            "boxes": boxes,
+            "on": on,
+        }
+
+
+def turned(cover: Tensor, flip: bool) -> Tensor:
+    """(T, N) shares of patches, of the mirrored picture where `flip`."""
+    return cover.view(-1, GRID, GRID).flip(2).flatten(1) if flip else cover
+
+
+def mirror_boxes(box: Tensor) -> Tensor:
+    """Boxes (..., 4) x0, y0, x1, y1 in 0..1 as a mirror shows them."""
+    return torch.stack([1 - box[..., 2], box[..., 1], 1 - box[..., 0], box[..., 3]], -1)
+
+
+def centres() -> Tensor:
+    """(N, 4) x, y, x, y of the patches' centres, 0..1."""
+    y, x = np.divmod(np.arange(PLACES), GRID)
+    return torch.tensor(np.stack([x, y, x, y], 1) + 0.5, dtype=torch.float32) / GRID
+
+
+def tower_losses(clip: Any, side: Side, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The losses of a batch of `TowerBatches`."""
+    count, pool = len(batch["truth"]), batch["truth"].shape[-1]
+    stem = clip.visual.conv1.fuse(batch["sixteenth"], batch["deepest"])
+    hidden, pooled = tower(clip.visual, stem)
+    patches = clip.visual.ln_post(hidden) @ clip.visual.proj
+    text = F.normalize(text_features(clip, batch["texts"]).float(), dim=-1)
+    names, asked, whole = text.split(
+        [pool, len(batch["owner"]), len(text) - pool - len(batch["owner"])]
+    )
+    scale, shift = side.scale[0].exp(), side.scale[1]
+    logits = -scale * (patches.float() @ names.T) + shift  # (B + C, N, P)
+    out: dict[str, Tensor] = {}
+
+    z, truth, care = logits[:count], batch["truth"], batch["care"]
+    bce = F.binary_cross_entropy_with_logits(z, truth, reduction="none") * care
+    there = truth.sum(1) > 0.5
+    out["dense"] = bce[there.unsqueeze(1).expand_as(bce)].mean() * 3 + bce.mean() * 3
+    out["dice"] = dice(z.transpose(1, 2)[there], truth.transpose(1, 2)[there])
+    on = truth.amax(-1) > 0.5
+    rivals = z.masked_fill(care == 0, -1e4)[on]
+    out["which"] = F.cross_entropy(rivals, truth[on].argmax(-1))
+    with torch.no_grad():
+        out["named"] = (rivals.argmax(-1) == truth[on].argmax(-1)).float().mean()
+    if len(asked):
+        own = patches[batch["owner"]].float()
+        za = -scale * (own @ asked[:, :, None])[..., 0] + shift  # (Q, N)
+        bce = F.binary_cross_entropy_with_logits(za, batch["asked"])
+        out["asked"] = bce * 4 + dice(za, batch["asked"])
+    best = logits[count:].topk(24, dim=1).values.mean(1)  # (C, P), several-instance learning
+    bce = F.binary_cross_entropy_with_logits(best, batch["real"], reduction="none")
+    out["several"] = (bce * batch["sure"]).sum() / batch["sure"].sum().clamp(min=1) * 2
+
+    pair = clip.logit_scale.exp().clamp(max=30) * F.normalize(pooled.float(), dim=-1) @ whole.T
+    same = torch.arange(len(pair))
+    out["pair"] = (F.cross_entropy(pair, same) + F.cross_entropy(pair.T, same)) * CALM
+    facts = side.box(side.norm(hidden.float()))
+    place = centres()[:, :2].expand(len(facts), -1, -1)
+    out["place"] = F.smooth_l1_loss(facts[..., 4:], place, beta=0.05) * 10
+    if batch["on"].any():
+        edges = facts[:count][batch["on"]][:, :4]
+        out["edges"] = F.smooth_l1_loss(edges, batch["boxes"][batch["on"]], beta=0.05) * 10
+    return out
+
+
+def dice(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean dice loss of (M, N) logits and shares."""
+    found = logits.sigmoid()
+    return (1 - (2 * (found * target).sum(1) + 1) / (found.sum(1) + target.sum(1) + 1)).mean()
+
+
+def train_tower(
+    clip: Any,
+    side: Side,
+    batches: TowerBatches,
+    folder: Path,
+    steps: int,
+    resume: bool = False,
+    probe: Callable[[Any, Side], dict[str, float]] | None = None,
+    lr: float = 1e-3,
+    probe_every: int = 250,
+    limit: int | None = None,
+) -> None:
+    """Train the dual encoder; the checkpoint `clip.pt` holds `clip` and `side`."""
+    seed_everything(batches.seed)
+    clip.visual.conv1.backbone.requires_grad_(False)
+    trained = optimisers([clip, side], lr, 0.05, 4.0)
+    run = Run(folder, "clip", {"clip": clip, "side": side}, trained, steps, lr, 50)
+    if resume:
+        run.resume()
+
+    def learn(batch: dict[str, Any]) -> Tensor:
+        with autocast("cpu"):
+            out = tower_losses(clip, side, batch)
+        run.track(**out)
+        return torch.stack([value for key, value in out.items() if key != "named"]).sum()
+
+    def check() -> dict[str, float]:
+        return probe(clip, side) if probe else {}
+
+    run.loop(batches, learn, check, "cpu", 0, 20, probe_every, limit)
