@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         from litelvlm.evaluation.photos import photo_figures, photo_table
 
-        print("\n".join(photo_table(photo_figures(pipe, args.photos, args.limit))))
+        print("\n".join(photo_table(photo_figures(pipe, args.photos, args.limit, True))))
     if args.out is not None:
         write_card(document, args.out)
     return 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,14 @@ def decode_mask(record: dict[str, Any]) -> np.ndarray:
     return rle.decode({"size": record["size"], "counts": record["counts"].encode()}).astype(bool)
 
 
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """The COCO run-length record of (H, W) bool."""
+    from pycocotools import mask as rle
+
+    code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(mask.shape), "counts": code["counts"].decode()}
+
+
 def square_box(mask: np.ndarray) -> tuple[float, float, float, float]:
     """The box of a mask (H, W) in the letterboxed square, in units of its side."""
     height, width = mask.shape
@@ -180,38 +188,42 @@ def square_box(mask: np.ndarray) -> tuple[float, float, float, float]:
     )
 
 
-def read_photos(folder: Path, cache: Path) -> tuple[list[Photo], np.ndarray]:
-    """The photos of train.jsonl and their masks, (M, LOW, LOW) uint8 shares x 255; cached."""
-    rows = read_lines(folder / "train.jsonl")
-    store = cache / "masks.npy"
-    facts_path = cache / "masks.json"
-    if not store.exists():
-        total = sum(len(row["masks"]) for row in rows)
-        masks = np.zeros((total, LOW, LOW), np.uint8)
-        facts: list[Any] = []
-        for row in rows:
-            for record in row["masks"]:
-                mask = decode_mask(record["mask"])
-                if mask.any():
-                    masks[len(facts)] = low_mask(mask, LOW)
-                    facts.append([*square_box(mask), float(mask.mean())])
-                else:
-                    facts.append(None)
-        np.save(store, masks)
-        facts_path.write_text(json.dumps(facts))
-    facts = json.loads(facts_path.read_text())
-    photos, number = [], 0
+def store_photos(rows: list[dict[str, Any]], cache: Path) -> tuple[list[Photo], np.ndarray]:
+    """Photos of lines of train.jsonl and their masks, (M, LOW, LOW) uint8 shares x 255.
+
+    The masks are kept in `cache`, and what is known of the photos beside them.
+    """
+    photos = []
+    kept = np.lib.format.open_memmap(
+        cache / "masks.npy", "w+", np.uint8, (sum(len(r["masks"]) for r in rows), LOW, LOW)
+    )
+    number = 0
     for row in rows:
         things = []
         for record in row["masks"]:
-            fact = facts[number]
-            if fact is not None:
+            mask = decode_mask(record["mask"])
+            if mask.any():
+                kept[number] = low_mask(mask, LOW)
                 single = bool(record["instance"])
-                box = (fact[0], fact[1], fact[2], fact[3])
-                things.append(Thing(record["class"], single, box, fact[4], number))
+                thing = Thing(record["class"], single, square_box(mask), float(mask.mean()), number)
+                things.append(thing)
             number += 1
         photos.append(Photo(row["image"], row["set"], tuple(things)))
-    return photos, np.load(store, mmap_mode="r")
+    kept.flush()
+    text = json.dumps([asdict(photo) for photo in photos])
+    (cache / "photos.json").write_text(text, encoding="utf-8")
+    return photos, kept
+
+
+def stored_photos(cache: Path) -> tuple[list[Photo], np.ndarray]:
+    """What `store_photos` has kept."""
+    photos = []
+    for p in json.loads((cache / "photos.json").read_text(encoding="utf-8")):
+        things = (
+            Thing(t["name"], t["single"], tuple(t["box"]), t["area"], t["row"]) for t in p["things"]
+        )
+        photos.append(Photo(p["image"], p["source"], tuple(things)))
+    return photos, np.load(cache / "masks.npy", mmap_mode="r")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Stage "language" of the photograph model: projector, LLaMA and [SEG] head on real phrases.
 
-The loss is nano's (`train/grounder.py`). Phrases of things that are not there teach the mask
-branch's own estimate alone: it is to be low for them.
+The loss is nano's (`train/grounder.py`). The mask branch learns on with it, from [SEG] tokens and
+from boxes of the same things. Phrases of things that are not there teach the mask branch's own
+estimate alone: it is to be low for them.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from litelvlm.nano.train.common import Run, autocast, optimisers, seed_everythin
 from litelvlm.nano.train.frozen import Frozen
 from litelvlm.nano.train.grounder import Grounder
 from litelvlm.nano.train.language_batches import PER_TURN, spread
+from litelvlm.nano.train.masks import decode, mask_loss
 from litelvlm.nano.train.recipe import LanguagePlan
 from litelvlm.nano.train.tokens import PromptTokens
 
-COMPLETE = ("coco_union", "voc_aug")  # sets in which what has no mask is mostly ground
+COMPLETE = ("coco_union", "voc_aug", "mix")  # sets in which what has no mask is mostly ground
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,23 @@ def seg_states(grounder: Grounder, patches: Tensor, batch: dict[str, Any]) -> Te
 
 
 def frozen_features(clip: Any, sam: Any, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """H (B, N, W) and the mask branch's embedding (B, C, h, w) of cached features."""
+    """H (B, N, W), without gradient, and the mask branch's embedding (B, C, h, w)."""
     with torch.no_grad():
         hidden, _ = tower(clip.visual, clip.visual.conv1.fuse(*maps[1:]))
-        return hidden.float(), sam.vision_encoder.fuse(*maps).float()
+    return hidden.float(), sam.vision_encoder.fuse(*maps).float()
+
+
+def boxed_loss(
+    frozen: Frozen, embedding: Tensor, batch: dict[str, Any], turns: int = 2
+) -> tuple[Tensor, Tensor]:
+    """Mask loss and IoU of the first turns' things from jittered boxes."""
+    box = batch["frame_box"][:, :turns]
+    side = (box[..., 2:] - box[..., :2]).repeat(1, 1, 2)
+    sparse = frozen.prompt(box + torch.randn_like(box) * side * 0.05)[:, :, None]
+    logits, _ = decode(frozen.sam, embedding, sparse)
+    masks = batch["masks"][:, :turns].flatten(0, 1).float() / 255
+    loss, iou = mask_loss(logits.flatten(0, 1), masks)
+    return loss.mean(), iou.mean()
 
 
 def fit_projector(
@@ -183,26 +198,28 @@ def train_language(
     probe: Callable[[Grounder, Frozen], dict[str, float]] | None = None,
     limit: int | None = None,
 ) -> None:
-    """Train; the checkpoint `language.pt` holds `grounder` and the tuned `decoder`."""
+    """Train; the checkpoint `language.pt` holds `grounder`, `sam` and `prompt`."""
     seed_everything(batches.seed)
-    decoder = frozen.sam.mask_decoder
+    sam, prompt = frozen.sam, frozen.prompt
+    for module in (sam, prompt):
+        module.requires_grad_(True)
+    sam.vision_encoder.backbone.requires_grad_(False)
     trained = optimisers([grounder], plan.lr, plan.decay, plan.muon)
-    trained[0].add_param_group(
-        {"params": list(decoder.parameters()), "weight_decay": 0.0, "scale": plan.decoder}
-    )
-    modules = {"grounder": grounder, "decoder": decoder}
+    drawn = [p for m in (sam, prompt) for p in m.parameters() if p.requires_grad]
+    group = {"params": drawn, "weight_decay": 0.0, "scale": plan.decoder}
+    trained[0].add_param_group(group)
+    modules = {"grounder": grounder, "sam": sam, "prompt": prompt}
     run = Run(folder, "language", modules, trained, plan.steps, plan.lr, plan.warmup)
     if resume:
         run.resume()
 
     def learn(batch: dict[str, Any]) -> Tensor:
-        decoder.requires_grad_(run.step >= plan.decoder_from)
         with autocast("cpu"):
-            patches, embedding = frozen_features(frozen.clip, frozen.sam, batch["maps"])
-            masks = run.step >= plan.masks_from
-            out = grounder.losses(frozen, patches, embedding if masks else None, batch, plan)
-        run.track(**out)
-        return out["loss"]
+            patches, embedding = frozen_features(frozen.clip, sam, batch["maps"])
+            out = grounder.losses(frozen, patches, embedding, batch, plan)
+            boxed, out["box_giou"] = boxed_loss(frozen, embedding, batch)
+        run.track(**out, boxed=boxed)
+        return out["loss"] + boxed
 
     def check() -> dict[str, float]:
         return probe(grounder, frozen) if probe else {}

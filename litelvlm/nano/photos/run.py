@@ -27,7 +27,16 @@ from litelvlm.metrics import iou
 from litelvlm.models.bundle import GroundingModel
 from litelvlm.nano.photos import language, masks, names, tower
 from litelvlm.nano.photos.cache import Features, compute
-from litelvlm.nano.photos.data import FOREIGN, LOW, Photo, decode_mask, read_lines, read_photos
+from litelvlm.nano.photos.data import (
+    FOREIGN,
+    LOW,
+    Photo,
+    decode_mask,
+    read_lines,
+    store_photos,
+    stored_photos,
+)
+from litelvlm.nano.photos.mix import write_composites
 from litelvlm.nano.train.common import autocast
 from litelvlm.nano.train.frozen import Frozen
 from litelvlm.nano.train.grounder import Grounder
@@ -46,8 +55,9 @@ _LANGUAGE = LanguagePlan(
     1500,
     5e-4,
     (),
-    masks_from=100,
-    decoder_from=750,
+    masks_from=0,
+    decoder_from=0,
+    decoder=0.6,
     masked=6,
     warmup=60,
     quality=1.0,
@@ -64,9 +74,10 @@ class PhotoPlan:
     language: LanguagePlan = _LANGUAGE
     batch: int = 8
     several: int = 4
+    composites: int = 1400
 
 
-TINY = PhotoPlan(2, 2, replace(_LANGUAGE, steps=2, masks_from=0, decoder_from=1), 2, 1)
+TINY = PhotoPlan(2, 2, replace(_LANGUAGE, steps=2), 2, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -83,26 +94,28 @@ class Data:
     items: list[dict[str, Any]]
 
 
-def read_data(root: Path, cache: Path, backbone: Any) -> Data:
-    """Read a folder; see `data.py` for its layout. Features are computed where they are missing.
+def read_data(root: Path, cache: Path, backbone: Any, composites: int) -> Data:
+    """Read a folder; see `data.py` for its layout.
+
+    Composites, masks and features are made where they are missing, and kept in `cache`.
 
     Raises:
         InputError: a file that is missing or no JSON, or no photo with a mask.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    photos, stored = read_photos(root, cache)
-    if not any(p.things for p in photos):
-        raise InputError(f"{root / 'train.jsonl'}: no photo has a mask")
-    optional = {
-        n: read_lines(root / f"{n}.jsonl")
-        for n in ("captions", "names", "val")
-        if (root / f"{n}.jsonl").exists()
-    }
+    rows = read_lines(root / "train.jsonl")
+    found = {n: root / f"{n}.jsonl" for n in ("captions", "names", "val")}
+    optional = {n: read_lines(path) for n, path in found.items() if path.exists()}
     items = optional.get("val", [])
     told = [*optional.get("captions", []), *optional.get("names", [])]
     if (cache / "order.json").exists():
+        photos, stored = stored_photos(cache)
         features = Features(cache)
     else:
+        if not any(row["masks"] for row in rows):
+            raise InputError(f"{root / 'train.jsonl'}: no photo has a mask")
+        rows += write_composites(root, rows, composites, cache / "mix")
+        photos, stored = store_photos(rows, cache)
         deep = list(dict.fromkeys([r["image"] for r in items] + [p.image for p in photos]))
         others = [r["image"] for r in told if r["image"] not in set(deep)]
         features = compute(backbone, root, deep, others, cache)
@@ -139,7 +152,7 @@ def train(
     model = open_model(config, start)
     clip, sam = model.dual_encoder, model.segmenter
     sam.set_attn_implementation("eager")  # plain products train faster on bfloat16 CPUs
-    data = read_data(root, folder / "cache", clip.visual.conv1.backbone)
+    data = read_data(root, folder / "cache", clip.visual.conv1.backbone, plan.composites)
     some = data.items[:: max(1, len(data.items) // probes)] if probes else []
     side = tower.Side(clip.visual.conv1.out_channels)
     prompt = PromptToken(config.segmenter["prompt_encoder_config"]["hidden_size"])
@@ -190,8 +203,7 @@ def train(
             grounder, frozen, asked, plan.language, folder, resume, probe, limit
         )
     else:
-        parts = {"grounder": grounder, "decoder": sam.mask_decoder}
-        load_stage(folder, "language", parts)
+        load_stage(folder, "language", {"grounder": grounder, "sam": sam, "prompt": prompt})
     if (folder / "language.pt").exists():
         model.language.load_state_dict(grounder.llama.state_dict())
         model.projector.load_state_dict(grounder.projector.state_dict())
