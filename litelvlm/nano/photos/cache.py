@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,11 +28,21 @@ class Features:
 
     folder: Path
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Image -> row."""
         facts = json.loads((self.folder / "order.json").read_text())
-        object.__setattr__(self, "rows", {image: i for i, image in enumerate(facts["order"])})
-        object.__setattr__(self, "scales", torch.load(self.folder / "scales.pt"))
-        object.__setattr__(self, "tables", [_table(self.folder, s, "r") for s in STRIDES])
+        return {image: row for row, image in enumerate(facts["order"])}
+
+    @cached_property
+    def scales(self) -> list[Tensor]:
+        """(C,) a stride: what a unit of the table is worth."""
+        return torch.load(self.folder / "scales.pt")
+
+    @cached_property
+    def tables(self) -> list[np.ndarray]:
+        """(rows, side, side, C) int8 a stride."""
+        return [_table(self.folder, stride, "r") for stride in STRIDES]
 
     def __reduce__(self) -> tuple[type[Features], tuple[Path]]:
         return Features, (self.folder,)
@@ -45,7 +57,7 @@ class Features:
         return found
 
 
-def _table(folder: Path, stride: int, mode: str, rows: int = -1) -> np.ndarray:
+def _table(folder: Path, stride: int, mode: Any, rows: int = -1) -> np.ndarray:
     side, width = SIDE // stride, WIDTHS[1 + STRIDES.index(stride)]
     path = folder / f"s{stride}.i8"
     if rows < 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,15 @@ class PhotoBatches:
     length: int = 36
     seed: int = 3
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", weights_of(self.photos))
-        object.__setattr__(self, "table", {n: i + 1 for i, n in enumerate(self.classes)})
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """How often each photo is drawn."""
+        return weights_of(self.photos)
+
+    @cached_property
+    def table(self) -> dict[str, int]:
+        """Class -> its number, from 1 on."""
+        return {name: number + 1 for number, name in enumerate(self.classes)}
 
     def __call__(self, number: int) -> dict[str, Any]:
         """`maps`, the features; the keys of `LanguageBatches`; and missing (B, E) bool."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,18 @@ class MaskBatches:
     sloppy: float = 0.12
     seed: int = 2
 
-    def __post_init__(self) -> None:
-        usable = [p for p in self.photos if any(_whole(t) for t in p.things)]
+    @cached_property
+    def usable(self) -> list[Photo]:
+        """Photos with a thing that is large enough; edges of composites are no edges."""
+        some = [p for p in self.photos if p.source != "mix"]
+        return [p for p in some if any(_whole(t) for t in p.things)]
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """How often each of them is drawn."""
         breadth = {"coco_union": 4.0, "ccp": 0.3, "car_parts": 0.3}
-        raw = np.array([breadth.get(p.source, 1.0) for p in usable])
-        object.__setattr__(self, "usable", usable)
-        object.__setattr__(self, "weights", raw / raw.sum())
+        raw = np.array([breadth.get(p.source, 1.0) for p in self.usable])
+        return raw / raw.sum()
 
     def __call__(self, number: int) -> dict[str, Any]:
         """eighth, sixteenth, deepest features; boxes (B, P, 4) 0..1; masks (B, P, LOW, LOW)."""

@@ -71,7 +71,8 @@ def composites(
         pool = list(grounds.values())[int(rng.choice(len(share), p=share / share.sum()))]
         made = _ground(root, pool[int(rng.integers(len(pool)))], rng)
         for i in rng.choice(len(cuts), int(rng.integers(1, 4)), p=weight / weight.sum()):
-            made = _paste(made, root, *cuts[i], rng)
+            row, record = cuts[i]
+            made = _paste(made, root, row, record, rng)
         if made.things:
             yield made
 

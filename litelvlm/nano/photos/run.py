@@ -121,9 +121,9 @@ def read_data(root: Path, cache: Path, backbone: Any, composites: int) -> Data:
         features = compute(backbone, root, deep, others, cache)
     classes = sorted({t.name for p in photos for t in p.things if not t.name.startswith(FOREIGN)})
     labelled = names.labelled(told, names.bank(classes))
-    others = {name for found in labelled.values() for name in found}
+    shown = {name for found in labelled.values() for name in found}
     captions = {r["image"]: r["captions"] for r in told if "captions" in r}
-    alike = names.overlaps(classes, others)
+    alike = names.overlaps(classes, shown)
     return Data(photos, stored, features, captions, labelled, alike, classes, items)
 
 
@@ -184,7 +184,7 @@ def train(
         load_stage(folder, "masks", {"sam": sam, "prompt": prompt})
     for module in (clip, sam, prompt):
         module.eval().requires_grad_(False)
-    frozen = Frozen(clip, sam, prompt, nn.Identity())
+    frozen = Frozen(clip, sam, prompt)
     if knew is not None:
         asked = language.PhotoBatches(
             data.photos,
@@ -289,7 +289,8 @@ def start_language(
             found = language.seg_states(grounder, patches, batch).float()
         states.append(found[batch["real"]])
         waves.append(frozen.prompt.waves(batch["frame_box"])[batch["real"]])
-    grounder.helpers.compass.copy_(language.read_out(torch.cat(states), torch.cat(waves)))
+    compass: Any = grounder.helpers.compass
+    compass.copy_(language.read_out(torch.cat(states), torch.cat(waves)))
     start_from_prompt(grounder, frozen.prompt)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +94,20 @@ class TowerBatches:
     turns: int = 4
     seed: int = 1
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", weights_of(self.photos))
-        object.__setattr__(self, "names", sorted(self.alike))
-        object.__setattr__(self, "shown", sorted(self.labelled))
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """How often each photo is drawn."""
+        return weights_of(self.photos)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """All names, in order."""
+        return sorted(self.alike)
+
+    @cached_property
+    def shown(self) -> list[str]:
+        """All photos without masks, in order."""
+        return sorted(self.labelled)
 
     def __call__(self, number: int) -> dict[str, Any]:
         """B masked and C captioned photos, P names, Q phrases, T = P + Q + B + C texts.

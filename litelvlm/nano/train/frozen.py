@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from litelvlm.models.names import CLIP_MEAN, CLIP_STD
 from litelvlm.nano.sprites import COLOURS
@@ -22,10 +22,10 @@ from litelvlm.nano.train.targets import normalise, sam_pixels
 class Frozen:
     """The frozen parts that the language stage reads from."""
 
-    clip: nn.Module
-    sam: nn.Module
-    prompt: nn.Module
-    head: clip_stage.DenseHead
+    clip: Any
+    sam: Any
+    prompt: Any
+    head: Any = None
 
     @torch.no_grad()
     def features(self, batch: dict[str, Any], masks: bool) -> tuple[Tensor, Tensor | None]:

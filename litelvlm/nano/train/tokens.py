@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,11 +60,17 @@ class PromptTokens:
     """A trained tokenizer and the prompt in its ids.
 
     Attributes:
+        tokenizer: of the `tokenizers` library.
+        ids: of the special tokens, by the names in `KEYS`.
         before: ids up to and with <im_start>.
         between: ids from <im_end> to the end of the image sentence, the same for every phrase.
     """
 
     path: Path
+    tokenizer: Any = field(init=False, repr=False, compare=False)
+    ids: dict[str, int] = field(init=False, repr=False, compare=False)
+    before: list[int] = field(init=False, repr=False, compare=False)
+    between: list[int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         from tokenizers import Tokenizer
