@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -231,24 +231,13 @@ class GroundingResults(Sequence[Any]):
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for `json.dumps`; masks as COCO RLE."""
         costs = self.costs
+        names = ("tokens_total", "tokens_kept", "llm_tokens", "weight_bytes", "kv_cache_bytes")
         return {
             "model": self.model,
             "device": costs.device,
             "dtype": costs.dtype,
             "settings": self.settings,
-            "tokens_total": costs.tokens_total,
-            "tokens_kept": costs.tokens_kept,
-            "llm_tokens": costs.llm_tokens,
-            "weight_bytes": costs.weight_bytes,
-            "kv_cache_bytes": costs.kv_cache_bytes,
+            **{name: getattr(costs, name) for name in names},
             "results": [item.to_json() for item in self.items],
-            "costs": [
-                {
-                    "stage": cost.stage,
-                    "ms": cost.ms,
-                    "peak_bytes": cost.peak_bytes,
-                    "flops": cost.flops,
-                }
-                for cost in costs.stages
-            ],
+            "costs": [asdict(cost) for cost in costs.stages],
         }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,11 +137,7 @@ def run(args: argparse.Namespace) -> int:
 def _document(scene: EncodedImage, results: GroundingResults) -> dict[str, Any]:
     """`results` as plain data, the costs of encoding the picture first."""
     document = results.to_json()
-    encode = [
-        {"stage": c.stage, "ms": c.ms, "peak_bytes": c.peak_bytes, "flops": c.flops}
-        for c in scene.costs
-    ]
-    document["costs"] = encode + document["costs"]
+    document["costs"] = [asdict(cost) for cost in scene.costs] + document["costs"]
     document["image_hw"] = list(scene.image.shape[:2])
     return document
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from litelvlm.config import FORMAT, ModelConfig, PromptConfig, SelectionConfig
 from litelvlm.errors import ModelError
-from litelvlm.models.files import ModelSource, folder_beside, index, read_json
+from litelvlm.models.files import ModelSource, folder_beside, index, read_object
 from litelvlm.models.names import (
     CLIP_MEAN,
     CLIP_STD,
@@ -244,11 +244,11 @@ def open_original(
             f"{folder}: {layout} without a mask branch; a variant that only writes does not load"
         )
     preprocessor = clip / "preprocessor_config.json"
-    added = read_json(folder / "added_tokens.json")
+    added = read_object(folder / "added_tokens.json")
     try:
         dual = clip_config(
-            read_json(clip / "config.json"),
-            read_json(preprocessor) if preprocessor.is_file() else None,
+            read_object(clip / "config.json"),
+            read_object(preprocessor) if preprocessor.is_file() else None,
         )
         segmenter = sam_config(shapes)
         vocabulary = shapes["language.model.embed_tokens.weight"][0]

@@ -17,6 +17,8 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from litelvlm.models.names import SAM_MEAN, SAM_STD
+
 STAGES = (1, 2, 4, 6)  # blocks that end at strides 4, 8, 16 and 32
 WIDTHS = (24, 40, 112, 320)
 SIDE = 12  # places at stride 32 of 384 pixels
@@ -123,11 +125,12 @@ class Encoded:
 class PyramidEncoder(nn.Module):
     """Pixels -> SAM's image embedding at stride 16, from the backbone's features of all strides.
 
+    SAM's normalisation of the pixels is undone here: the backbone has its own.
+
     Args:
         backbone: shared with the dual encoder.
         width: C, channels of the embedding.
         layers: residual 3 x 3 convolutions after the features are summed.
-        mean, std: of SAM's pixels, undone here; the backbone has its own.
     """
 
     def __init__(self, backbone: Backbone, width: int, layers: int = 3) -> None:
@@ -144,8 +147,8 @@ class PyramidEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Encoded:
         """(B, 3, S, S), normalised and padded as SAM's, -> (B, C, S/16, S/16)."""
-        mean = pixels.new_tensor((123.675, 116.28, 103.53)).view(1, 3, 1, 1)
-        std = pixels.new_tensor((58.395, 57.12, 57.375)).view(1, 3, 1, 1)
+        mean = pixels.new_tensor(SAM_MEAN).view(1, 3, 1, 1)
+        std = pixels.new_tensor(SAM_STD).view(1, 3, 1, 1)
         return Encoded(self.fuse(self.backbone((pixels * std + mean - 127) / 128)))
 
     def fuse(self, features: list[Tensor]) -> Tensor:

@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from litelvlm.errors import ModelError
+from litelvlm.errors import ModelError, one_line
 from litelvlm.models.prompt import PromptIds
 
 
@@ -92,7 +92,7 @@ def load_tokenizer(folder: Path) -> Any:
         if (folder / "tokenizer.model").is_file():
             return LlamaTokenizer.from_pretrained(str(folder))
     except Exception as fault:  # the tokenizer libraries raise bare Exceptions
-        raise ModelError(f"{folder}: tokenizer cannot be read ({str(fault)[:80]})") from None
+        raise ModelError(f"{folder}: tokenizer cannot be read ({one_line(fault, 80)})") from None
     raise ModelError(f"{folder}: no tokenizer.json and no tokenizer.model")
 
 

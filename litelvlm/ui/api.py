@@ -87,7 +87,7 @@ def register(desk: Desk) -> None:
 
 
 def _declared(desk: Desk, endpoint: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
-    """An endpoint as a function of its inputs, with the signature and text that Gradio hands out."""
+    """An endpoint as a function of its inputs, with the signature and text Gradio hands out."""
 
     def call(*values: Any) -> Any:
         given = dict(zip(names, values, strict=True))

@@ -15,8 +15,10 @@ the reversal that low-similarity pruning builds on. `litelvlm.nano.train.probe` 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litelvlm.models.names import CLIP_MEAN, CLIP_STD
 from litelvlm.models.prompt import plain
 from litelvlm.nano.sprites import COLOURS
 from litelvlm.nano.train.builders import build_dual_encoder
@@ -37,7 +38,7 @@ from litelvlm.nano.train.common import (
     rank_and_world,
     seed_everything,
 )
-from litelvlm.nano.train.targets import IGNORE, chw, normalise, patch_targets, squared
+from litelvlm.nano.train.targets import IGNORE, chw, clip_pixels, patch_targets, squared, stacked
 
 if TYPE_CHECKING:
     from litelvlm.nano.scenes import SceneRecipe
@@ -147,49 +148,39 @@ class ClipBatches:
         rng = np.random.default_rng((self.seed, number))
         full = number >= self.switch
         recipe, count = (self.full, self.scenes_full) if full else (self.small, self.scenes)
-        images, kinds, colours, boxes, places, present, windows = [], [], [], [], [], [], []
+        out: dict[str, list[Any]] = defaultdict(list)
         texts: list[str] = []
-        owner: list[int] = []
-        wanted: list[np.ndarray] = []
-        inside: list[np.ndarray] = []
         for i in range(count):
             side = self.grid * 14 if full else self.grid * 7
             scene = squared(make_scene(self.seed + number * self.scenes + i, recipe), side)
             kind, colour, box, cover = patch_targets(scene, table)
-            images.append(chw(scene.image))
-            kinds.append(kind)
-            colours.append(colour)
-            boxes.append(box)
-            windows.append(rng.integers(0, self.grid - side // 14 + 1, 2))
+            window = rng.integers(0, self.grid - side // 14 + 1, 2)
             y, x = np.divmod(np.arange(len(kind)), side // 14)
-            places.append((np.stack([x, y], 1) + windows[-1][::-1] + 0.5) / self.grid)
+            place = (np.stack([x, y], 1) + window[::-1] + 0.5) / self.grid
             here = np.zeros(len(table), bool)
             here[[table[o.name] for o in scene.objects]] = True
-            present.append(here)
+            for key, value in (
+                ("images", chw(scene.image)),
+                ("kind", kind),
+                ("colour", colour),
+                ("box", box),
+                ("place", place.astype(np.float32)),
+                ("window", window),
+                ("present", here),
+            ):
+                out[key].append(value)
             usable = [e for e in scene.expressions if e.targets]
             picks = rng.permutation(len(usable))[: self.texts - 1]
             said = [(scene.caption, tuple(range(len(scene.objects))))]
             said += [(plain(usable[j].text), usable[j].targets) for j in picks]
             for text, targets in said:
                 texts.append(text)
-                owner.append(i)
                 want = np.zeros(len(table), bool)
                 want[[table[scene.objects[t].name] for t in targets]] = True
-                wanted.append(want)
-                inside.append(cover[:, [t + 1 for t in targets]].sum(1))
-        return {
-            "images": torch.stack(images),
-            "kind": torch.from_numpy(np.stack(kinds)),
-            "colour": torch.from_numpy(np.stack(colours)),
-            "box": torch.from_numpy(np.stack(boxes)),
-            "place": torch.from_numpy(np.stack(places).astype(np.float32)),
-            "window": torch.from_numpy(np.stack(windows)),
-            "present": torch.from_numpy(np.stack(present)),
-            "texts": tokenize(texts, context_length=self.context),
-            "owner": torch.tensor(owner),
-            "wanted": torch.from_numpy(np.stack(wanted)),
-            "inside": torch.from_numpy(np.stack(inside).astype(np.float32)),
-        }
+                share = cover[:, [t + 1 for t in targets]].sum(1).astype(np.float32)
+                for key, value in (("owner", i), ("wanted", want), ("inside", share)):
+                    out[key].append(value)
+        return stacked(out) | {"texts": tokenize(texts, context_length=self.context)}
 
 
 def contrastive(
@@ -272,9 +263,8 @@ def train_clip(
     visual = clip.visual
     head = DenseHead(visual.conv1.out_channels, len(names())).to(device)
     trained = optimisers([clip, head], plan.lr, plan.decay, plan.muon)
-    run = Run(
-        folder, "clip", {"clip": clip, "head": head}, trained, plan.steps, plan.lr, plan.warmup
-    )
+    modules = {"clip": clip, "head": head}
+    run = Run(folder, "clip", modules, trained, plan.steps, plan.lr, plan.warmup)
     if resume:
         run.resume()
     batches = ClipBatches(
@@ -291,7 +281,7 @@ def train_clip(
 
     def learn(batch: dict[str, Any]) -> Tensor:
         with autocast(device, recipe.bf16):
-            pixels = normalise(batch["images"], CLIP_MEAN, CLIP_STD)
+            pixels = clip_pixels(batch["images"])
             patches, pooled = patch_features(visual, pixels, batch["window"])
             text = F.normalize(text_features(clip, batch["texts"]).float(), dim=-1)
             dense = dense_losses(head, patches, batch, plan.edges, plan.places)
@@ -303,28 +293,14 @@ def train_clip(
         similarity = (own @ text[:, :, None])[..., 0]
         reverse = reversal_loss(similarity, batch["inside"], plan.margin)
         with torch.no_grad():
-            inside = batch["inside"] > 0.5
-            outside = batch["inside"] <= 0
-            gap = (similarity * inside).sum() / inside.sum() - (
-                similarity * outside
-            ).sum() / outside.sum()
-        run.track(
-            pair=pair,
-            dense=dense["loss"],
-            named=dense["named"],
-            clear=dense["clear"],
-            hue=dense["hue"],
-            edge=dense["edge"],
-            place=dense["place"],
-            gap=gap,
-            reverse=reverse,
-        )
-        return pair + plan.dense * dense["loss"] + plan.reversal * reverse
+            inside, outside = batch["inside"] > 0.5, batch["inside"] <= 0
+            own_mean, other_mean = (
+                (similarity * part).sum() / part.sum() for part in (inside, outside)
+            )
+        loss = dense.pop("loss")
+        run.track(pair=pair, dense=loss, **dense, gap=own_mean - other_mean, reverse=reverse)
+        return pair + plan.dense * loss + plan.reversal * reverse
 
-    def check() -> dict[str, float]:
-        return probe(clip, head) if probe else {}
-
-    run.loop(
-        batches, learn, check, device, recipe.workers, probe_every=plan.probe_every, limit=limit
-    )
+    check = partial(probe, clip, head) if probe else None
+    run.loop(batches, learn, check, device, recipe.workers, plan.probe_every, limit)
     return clip

@@ -310,9 +310,9 @@ class Run:
         probe: Callable[[], dict[str, float]] | None,
         device: torch.device | str,
         workers: int,
-        log_every: int = 50,
         probe_every: int = 1000,
         limit: int | None = None,
+        log_every: int = 50,
     ) -> None:
         """Train from the present step to the last: `learn(batch)` gives the loss.
 

@@ -251,18 +251,19 @@ class Grounder(nn.Module):
         spread = goal.flatten(0, 1).var(0).mean().clamp(min=1e-4)
         out["token"] = F.mse_loss(sparse[real], goal[real]) / spread
 
-        loss = (
-            plan.text * out["text"]
-            + plan.name * out["name"]
-            + plan.place * out["place"]
-            + plan.spot * out["spot"]
-            + plan.wave * out["wave"]
-            + plan.point * out["point"]
-            + plan.ask * out["ask"]
-            + plan.attend * out["attend"]
-            + plan.box * out["box"]
-            + plan.token * out["token"]
+        weighed = (
+            "text",
+            "name",
+            "place",
+            "spot",
+            "wave",
+            "point",
+            "ask",
+            "attend",
+            "box",
+            "token",
         )
+        loss = sum(getattr(plan, part) * out[part] for part in weighed)
         if embedding is not None:
             # A mask costs as much as a turn, so only some turns draw theirs.
             some = slice(plan.masked)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from litelvlm.geometry import MaskFrame
 from litelvlm.metrics import reversal_auc, token_recall
-from litelvlm.models.names import CLIP_MEAN, CLIP_STD
 from litelvlm.models.prompt import plain
 from litelvlm.nano.scenes import VAL, DrawnScene, make_scene, names
 from litelvlm.nano.train import clip as clip_stage
@@ -24,7 +23,7 @@ from litelvlm.nano.train import masks as mask_stage
 from litelvlm.nano.train.common import autocast
 from litelvlm.nano.train.targets import (
     chw,
-    normalise,
+    clip_pixels,
     patch_targets,
     sam_boxes,
     sam_frame,
@@ -80,7 +79,7 @@ def probe_clip(
     for scene in scenes:
         seen = squared(scene, side)
         kind, colour, _, cover = patch_targets(seen, table)
-        pixels = normalise(chw(seen.image)[None].to(device), CLIP_MEAN, CLIP_STD)
+        pixels = clip_pixels(chw(seen.image)[None].to(device))
         said = [e for e in scene.expressions if len(e.targets) == 1]
         phrases = [plain(e.text) for e in said]
         ids = tokenize([scene.caption, *phrases], context_length=clip.context_length).to(device)
@@ -139,7 +138,7 @@ def probe_masks(
         scaled = sam_boxes(np.array(prompts), (height, width), side) / side
         boxes = torch.tensor(scaled, dtype=torch.float32, device=device)[None]
         with autocast(device, bf16):
-            embedding = mask_stage.encode(sam, sam_pixels(frame, mask_stage.MEAN, mask_stage.STD))
+            embedding = mask_stage.encode(sam, sam_pixels(frame))
             logits, _ = mask_stage.decode(sam, embedding, prompt(boxes)[:, :, None])
         masks = upscale(logits[0], side, (height, width)).cpu().numpy() > 0
         for k, mask in enumerate(masks):
@@ -179,11 +178,7 @@ def probe_language(
     inter = union = 0.0
     tokens: list[Tensor] = []
     for scene in scenes:
-        pixels = normalise(
-            chw(squared(scene, clip_side).image)[None].to(device),
-            CLIP_MEAN,
-            CLIP_STD,
-        )
+        pixels = clip_pixels(chw(squared(scene, clip_side).image)[None].to(device))
         with autocast(device, bf16):
             tokens.append(clip_stage.patch_features(frozen.clip.visual, pixels)[0].float())
     for number, scene in enumerate(scenes):
@@ -200,9 +195,7 @@ def probe_language(
         frame = torch.from_numpy(sam_frame(scene.image, side))[None].to(device)
         with autocast(device, bf16):
             sparse, box = grounder.answer(patches, ids, state)
-            embedding = mask_stage.encode(
-                frozen.sam, sam_pixels(frame, mask_stage.MEAN, mask_stage.STD)
-            )
+            embedding = mask_stage.encode(frozen.sam, sam_pixels(frame))
             logits, _ = mask_stage.decode(frozen.sam, embedding, sparse[:, :, None])
         masks = upscale(logits[0], side, (height, width)).cpu().numpy() > 0
         scale = max(height, width)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from litelvlm.geometry import clip_square, sam_corner, sam_hw
+from litelvlm.models.names import CLIP_MEAN, CLIP_STD, SAM_MEAN, SAM_STD
 from litelvlm.nano.sprites import COLOURS
 
 if TYPE_CHECKING:
@@ -92,12 +94,16 @@ def chw(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(B, 3, H, W) uint8 -> float32, `(value / 255 - mean) / std` per channel."""
-    shape = (1, 3, 1, 1)
-    m = torch.tensor(mean, device=images.device).view(shape) * 255
-    s = torch.tensor(std, device=images.device).view(shape) * 255
-    return (images.float() - m) / s
+def stacked(parts: Mapping[str, list[Any]]) -> dict[str, Tensor]:
+    """A batch from what its pictures give: lists of arrays or tensors -> tensors, by name."""
+    return {key: torch.stack([torch.as_tensor(x) for x in each]) for key, each in parts.items()}
+
+
+def clip_pixels(images: Tensor) -> Tensor:
+    """(B, 3, H, W) uint8 -> float32, normalised as for the image tower."""
+    mean = torch.tensor(CLIP_MEAN, device=images.device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(CLIP_STD, device=images.device).view(1, 3, 1, 1) * 255
+    return (images.float() - mean) / std
 
 
 def sam_place(image_hw: tuple[int, int], side: int) -> tuple[int, int, int, int]:
@@ -130,10 +136,11 @@ def sam_frame(image: np.ndarray, side: int) -> np.ndarray:
     return frame
 
 
-def sam_pixels(frames: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def sam_pixels(frames: Tensor) -> Tensor:
     """(B, S, S, 3) int16 frames -> (B, 3, S, S) float32 normalised pixels, padding 0."""
-    padding = (frames[..., :1] < 0).permute(0, 3, 1, 2)
-    return normalise(frames.permute(0, 3, 1, 2), mean, std).masked_fill(padding, 0.0)
+    mean, std = (torch.tensor(three, device=frames.device) for three in (SAM_MEAN, SAM_STD))
+    pixels = (frames.float() - mean) / std
+    return pixels.masked_fill(frames[..., :1] < 0, 0.0).permute(0, 3, 1, 2)
 
 
 def low_mask(mask: np.ndarray, side: int) -> np.ndarray:
