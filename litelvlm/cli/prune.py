@@ -116,4 +116,4 @@ def _guide(text: str | None) -> Any:
     name, _, weights = text.partition(":")
     if not weights:
         raise InputError(f"--guide is NAME:WEIGHTS, got {text!r}")
-    return load_tower(name, weights).clip.eval()
+    return load_tower(name, weights).encoder.clip
