@@ -26,6 +26,7 @@ import numpy as np
 import open_clip
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from litelvlm.config import WORDINGS
 from litelvlm.data.samples import Sample, Source, by_picture
@@ -33,6 +34,7 @@ from litelvlm.errors import InputError, ModelError, one_line, unknown
 from litelvlm.geometry import PatchFrame
 from litelvlm.metrics import reversal_auc, token_recall
 from litelvlm.models.dual_encoder import Towers
+from litelvlm.tables import markdown_table
 
 if TYPE_CHECKING:
     from litelvlm.pipeline import Pipeline
@@ -218,7 +220,7 @@ def measure(
     seen: dict[tuple[str, str], list[tuple[float, np.ndarray, np.ndarray]]] = defaultdict(list)
     skipped = 0
     layers = 0
-    for group in _bar(groups, name, progress):
+    for group in tqdm(groups, name, unit="picture", disable=not progress):
         image = group[0].read_image()
         hw = (image.shape[0], image.shape[1])
         masks = [sample.read_mask(hw) for sample in group]
@@ -272,15 +274,21 @@ def markdown(found: Reversal, command: str = "") -> str:
         f"target under the lowest or highest {SHARES[third]:.0%} of the patches (chance: the "
         "same). The layer that LiteLVLM reads is in bold.",
         "",
-        "| layer | text | AUC | ± | reversed in | recall, lowest | recall, highest |",
-        "| ---: | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for row in found.rows:
-        layer = f"**{row.layer}**" if row.used else f"{row.layer}"
-        lines.append(
-            f"| {layer} | {row.form} | {row.auc:.3f} | {row.auc_error:.3f} | "
-            f"{row.reversed_share:.0%} | {row.lowest[third]:.2f} | {row.highest[third]:.2f} |"
+    rows = [
+        (
+            f"**{row.layer}**" if row.used else row.layer,
+            row.form,
+            f"{row.auc:.3f}",
+            f"{row.auc_error:.3f}",
+            f"{row.reversed_share:.0%}",
+            f"{row.lowest[third]:.2f}",
+            f"{row.highest[third]:.2f}",
         )
+        for row in found.rows
+    ]
+    heads = ("layer", "text", "AUC", "±", "reversed in", "recall, lowest", "recall, highest")
+    lines += markdown_table(heads, rows, (1,))
     lines += ["", "![AUC by layer and recall curves](reversal.png)", ""]
     return "\n".join(lines)
 
@@ -360,11 +368,3 @@ def _draw(found: Reversal, folder: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=7)
     picture.savefig(folder / "reversal.png", dpi=150)
-
-
-def _bar(groups: list[Any], title: str, shown: bool) -> Iterable[Any]:
-    if not shown:
-        return groups
-    from tqdm import tqdm
-
-    return tqdm(groups, desc=title, unit="picture")

@@ -62,9 +62,7 @@ def run(args: argparse.Namespace) -> int:
     for name in ("model", "image", "question"):
         if not getattr(args, name):
             raise InputError(f"--{name} is missing")
-    for name in ("repeats", "max_new_tokens", "threads"):
-        if (given := getattr(args, name)) is not None and given < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {given}")
+    options.at_least_one(args, "repeats", "max_new_tokens", "threads")
     import torch
 
     from litelvlm.images import read_image

@@ -9,7 +9,7 @@ where no single colour word is true of it. A tenth of the variants is held out f
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -142,10 +142,7 @@ def kinds() -> dict[str, Kind]:
             tuple(words[name]),
             tuple(word for word in groups[name] if not word.startswith("~")),
             tuple(word[1:] for word in groups[name] if word.startswith("~")),
-            tuple(
-                Variant(v.key, v.name, v.stem, v.colour, v.mask, v.letter, v.key in held)
-                for v in variants[name]
-            ),
+            tuple(replace(variant, held_out=variant.key in held) for variant in variants[name]),
         )
         for name in sorted(words)
     }

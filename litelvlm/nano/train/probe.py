@@ -6,6 +6,7 @@ lies under them and the mask branch turns boxes into masks.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litelvlm.geometry import MaskFrame
-from litelvlm.metrics import reversal_auc, token_recall
+from litelvlm.metrics import overlap, reversal_auc, token_recall
 from litelvlm.models.prompt import plain
 from litelvlm.nano.scenes import VAL, DrawnScene, make_scene, names
 from litelvlm.nano.train import clip as clip_stage
 from litelvlm.nano.train import masks as mask_stage
 from litelvlm.nano.train.common import autocast
+from litelvlm.nano.train.grounder import box_iou
 from litelvlm.nano.train.targets import (
     chw,
     clip_pixels,
@@ -142,9 +144,8 @@ def probe_masks(
             logits, _ = mask_stage.decode(sam, embedding, prompt(boxes)[:, :, None])
         masks = upscale(logits[0], side, (height, width)).cpu().numpy() > 0
         for k, mask in enumerate(masks):
-            truth = scene.labels == k // 2 + 1
-            iou = (mask & truth).sum() / max(1, (mask | truth).sum())
-            found["v_point" if k % 2 else "v_box"].append(float(iou))
+            both, either = overlap(mask, scene.labels == k // 2 + 1)
+            found["v_point" if k % 2 else "v_box"].append(both / max(1, either))
     return {key: float(np.mean(values)) for key, values in found.items()}
 
 
@@ -174,7 +175,7 @@ def probe_language(
     side = frozen.sam.config.vision_config.image_size
     clip_side = frozen.clip.visual.image_size[0]
     rng = torch.Generator().manual_seed(0)
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[float]] = defaultdict(list)
     inter = union = 0.0
     tokens: list[Tensor] = []
     for scene in scenes:
@@ -202,17 +203,12 @@ def probe_language(
         shift = np.array([scale - width, scale - height] * 2) / 2
         boxes = box[0].float().cpu().numpy() * scale - shift
         for mask, guess, expression in zip(masks, boxes, said, strict=True):
-            truth = scene.mask(expression.targets)
-            a, b = int((mask & truth).sum()), int((mask | truth).sum())
+            a, b = overlap(mask, scene.mask(expression.targets))
             inter, union = inter + a, union + b
-            found.setdefault("v_giou", []).append(a / max(1, b))
-            found.setdefault(f"v_giou_{expression.kind}", []).append(a / max(1, b))
-            if len(scene.objects) == 1:
-                found.setdefault("v_giou_single", []).append(a / max(1, b))
-            real = np.array(scene.objects[expression.targets[0]].box)
-            low, high = np.maximum(guess[:2], real[:2]), np.minimum(guess[2:], real[2:])
-            both = np.clip(high - low, 0, None).prod()
-            areas = np.prod(guess[2:] - guess[:2]) + np.prod(real[2:] - real[:2])
-            found.setdefault("v_box", []).append(float(both / max(1e-6, areas - both)))
+            single = ["v_giou_single"] if len(scene.objects) == 1 else []
+            for key in ("v_giou", f"v_giou_{expression.kind}", *single):
+                found[key].append(a / max(1, b))
+            real = torch.tensor(scene.objects[expression.targets[0]].box)
+            found["v_box"].append(float(box_iou(torch.from_numpy(guess), real)))
     out = {key: float(np.mean(values)) for key, values in found.items()}
     return out | {"v_ciou": inter / max(1.0, union)}
