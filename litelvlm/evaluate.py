@@ -188,7 +188,7 @@ def _unit(
         for sample, result, auc in zip(part, results, aucs, strict=True):
             target, share = targets[sample.id]
             both, either = overlap(result.mask, target)
-            recall = token_recall(result.selection.kept(), share)
+            recall = token_recall(result.token_map.kept(), share)
             items.append(
                 Item(sample.id, sample.text, sample.kind, both, either, recall, auc, result.found)
             )

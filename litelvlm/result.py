@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -107,7 +108,7 @@ class TextResult:
         image: (H, W, 3) uint8, the picture, upright.
         phrase: as given.
         text: the model's answer; in forced mode the answer template.
-        selection: the token map of this phrase.
+        token_map: which patches entered for this phrase, and why.
         unknown_words: words of the phrase outside the model's vocabulary, in order; always empty
             for a model with an open vocabulary.
         warnings: short notes for the user, for example that CLIP cut a long phrase.
@@ -116,7 +117,7 @@ class TextResult:
     image: np.ndarray
     phrase: str
     text: str
-    selection: TokenMap
+    token_map: TokenMap
     unknown_words: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -124,17 +125,23 @@ class TextResult:
         return f"{type(self).__name__}({self.phrase!r}, {self.text!r}, {self._kept})"
 
     @property
+    def selection(self) -> TokenMap:
+        """Deprecated spelling of `token_map`; a `Selection` is another type (`pruning`)."""
+        warnings.warn("result.selection is called result.token_map", DeprecationWarning, 2)
+        return self.token_map
+
+    @property
     def _kept(self) -> str:
-        return f"{len(self.selection.order)} of {self.selection.frame.count} tokens"
+        return f"{len(self.token_map.order)} of {self.token_map.frame.count} tokens"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for `json.dumps`."""
         return {
             "phrase": self.phrase,
             "text": self.text,
-            "similarity_tokens": int((self.selection.reason == 0).sum()),
-            "context_tokens": int((self.selection.reason == 1).sum()),
-            "tokens": self.selection.indices.tolist(),
+            "similarity_tokens": int((self.token_map.reason == 0).sum()),
+            "context_tokens": int((self.token_map.reason == 1).sum()),
+            "tokens": self.token_map.indices.tolist(),
             "unknown_words": list(self.unknown_words),
             "warnings": list(self.warnings),
         }

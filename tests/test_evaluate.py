@@ -89,7 +89,7 @@ def test_scores_equal_those_of_a_call_by_hand(pipe, samples):
     assert item.intersection == np.count_nonzero(result.mask & samples[0].mask)
     assert item.union == np.count_nonzero(result.mask | samples[0].mask)
     share = scene.frame.coverage(samples[0].mask)
-    kept = result.selection.kept()
+    kept = result.token_map.kept()
     assert item.recall == pytest.approx(share[kept].sum() / share.sum())
 
 

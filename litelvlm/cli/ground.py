@@ -170,10 +170,10 @@ def _write(
     files: dict[Path, Any] = {}
     for number, item in enumerate(results, 1):
         stem = folder / f"{number:02d}"
-        frame = item.selection.frame
-        heat = heat_layer(scores[number - 1], frame, threshold=item.selection.threshold)
+        frame = item.token_map.frame
+        heat = heat_layer(scores[number - 1], frame, threshold=item.token_map.threshold)
         files[Path(f"{stem}_mask.png")] = item.mask.astype(np.uint8) * 255
-        files[Path(f"{stem}_tokens.png")] = compose(scene.image, token_layer(item.selection))
+        files[Path(f"{stem}_tokens.png")] = compose(scene.image, token_layer(item.token_map))
         files[Path(f"{stem}_heatmap.png")] = compose(scene.image, heat)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -83,11 +83,11 @@ def photo_figures(pipe: Pipeline, folder: Path, limit: int | None = None) -> dic
                 if budget is None:
                     values["kind", item["kind"]].append(values[None][-1])
                     known.append(not found.unknown_words)
-            kept.append((item["class"], set(found.selection.indices.tolist())))
+            kept.append((item["class"], set(found.token_map.indices.tolist())))
             for rival in RIVALS:
                 other = pipe.ground(scene, phrase, BUDGETS[-1], method=rival)[0]
                 values["rival", rival].append(iou(other.mask, truth))
-            score = found.selection.similarity
+            score = found.token_map.similarity
             if score is None:
                 continue
             listed = np.max(covers, 0)

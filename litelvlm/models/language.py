@@ -75,7 +75,7 @@ class Generation:
 def build_llama(config: dict[str, Any]) -> LlamaForCausalLM:
     """LLaMA from keyword arguments of `LlamaConfig`, with fused attention (SDPA)."""
     settings = {"attn_implementation": "sdpa", **config}
-    theta = settings.pop("rope_theta", 10000.0)  # moved into rope_parameters in transformers 5
+    theta = settings.pop("rope_theta", 10000.0)  # in rope_parameters from transformers 5 on
     settings.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": theta})
     return LlamaForCausalLM(LlamaConfig(**settings))
 
