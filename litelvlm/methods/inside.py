@@ -333,6 +333,7 @@ def _raters(state: _State) -> Tensor:
     real = state.mask[:, state.image.stop :]
     if not text.shape[1]:
         raise ValueError("SparseVLM needs text after the image")
+    # (P, M, L) @ (P, L, text) -> (P, M, text)
     logits = (image @ text.transpose(1, 2)).masked_fill(~real.unsqueeze(1), -torch.inf)
     weight = logits.softmax(dim=-1).mean(dim=1)  # (P, text)
     average = weight.sum(-1, keepdim=True) / real.sum(-1, keepdim=True).clamp(min=1)

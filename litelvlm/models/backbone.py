@@ -107,7 +107,7 @@ class PatchStem(nn.Module):
     def fuse(self, sixteenth: Tensor, deepest: Tensor) -> Tensor:
         """Features at strides 16 and 32 -> (B, width, S/16, S/16)."""
         coarse = self.coarse(deepest) + self.top(self.backbone.top(deepest))
-        states = coarse.flatten(2).transpose(1, 2) + self.place
+        states = coarse.flatten(2).transpose(1, 2) + self.place  # (B, S/32 * S/32, width)
         for block in self.context:
             states = block(states)
         coarse = states.transpose(1, 2).reshape(coarse.shape)
@@ -154,6 +154,7 @@ class PyramidEncoder(nn.Module):
     def fuse(self, features: list[Tensor]) -> Tensor:
         """Features at strides 4, 8, 16, 32 -> (B, C, S/16, S/16)."""
         fourth, eighth, sixteenth, deepest = features
+        # A block of pixels becomes channels: all three are (B, ., S/16, S/16).
         parts = [F.pixel_unshuffle(fourth, 4), F.pixel_unshuffle(eighth, 2), sixteenth]
         states = self.fine(torch.cat(parts, 1))
         states = states + F.interpolate(self.coarse(deepest), scale_factor=2.0, mode="bilinear")

@@ -227,10 +227,7 @@ def any_paint(rng: np.random.Generator, name: str) -> Paint:
 
 
 def repainted(pixels: np.ndarray, variant: Variant, paint: Paint) -> np.ndarray:
-    """The drawing of a variant in another paint, as `sprite` gives and takes it.
-
-    pixels: (h, w, 4) uint8 of `sprite(variant.stem)`, of any size.
-    """
+    """A drawing in another paint: (h, w, 4) uint8 of `sprite(variant.stem)`, of any size."""
     masks = (v.mask for v in kinds()[variant.name].variants if v.stem == variant.stem and v.mask)
     alpha = np.ascontiguousarray(pixels[..., 3])
     whole = np.maximum(alpha, 1)[..., None].astype(np.uint16)

@@ -59,11 +59,16 @@ def block(layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
 def patch_features(
     visual: nn.Module, pixels: Tensor, window: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """H and the image embedding.
+    """The patch tokens H, and the image embedding.
 
-    pixels: (B, 3, h, w) normalised; window: (B, 2) int64 row and column of the picture's first
-    patch in the position table, None for pictures of the full size.
-    Returns H (B, N, W) without the class token, and the mean-pooled embedding (B, E).
+    Args:
+        visual: open_clip's image tower.
+        pixels: (B, 3, h, w), normalised.
+        window: (B, 2) int64, row and column of the picture's first patch in the position table;
+            None for pictures of the full size.
+
+    Returns:
+        H, (B, N, W) without the class token, and the mean-pooled embedding, (B, E).
     """
     x = visual.conv1(pixels)
     rows, cols = x.shape[-2:]
@@ -84,10 +89,17 @@ def patch_features(
 
 
 def text_features(clip: nn.Module, ids: Tensor) -> Tensor:
-    """Text embeddings (T, E), not normalised, as `clip.encode_text` gives them.
+    """Text embeddings, not normalised, as `clip.encode_text` gives them.
 
-    ids: (T, context) int64. The text tower is causal and reads the end-of-text state, so the
-    columns after the longest text need not run.
+    The text tower is causal and reads the end-of-text state, so the columns after the longest text
+    need not run.
+
+    Args:
+        clip: the dual encoder.
+        ids: (T, context) int64.
+
+    Returns:
+        (T, E).
     """
     end = ids.argmax(-1)
     length = int(end.max()) + 1
@@ -104,11 +116,7 @@ def projected(visual: nn.Module, patches: Tensor) -> Tensor:
 
 
 class DenseHead(nn.Module):
-    """Names what lies under each patch, linearly (train-time only).
-
-    forward(H): (B, N, W) -> class logits (B, N, C + 1), colour logits (B, N, colours),
-    box edges (B, N, 4) and the patch's place (B, N, 2), see `patch_targets`.
-    """
+    """Names what lies under each patch of C classes, linearly (train-time only)."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
@@ -123,9 +131,9 @@ class DenseHead(nn.Module):
 
 @dataclass(frozen=True)
 class ClipBatches:
-    """Makes batch `number`: pictures, texts, patch targets; picklable for workers.
+    """Makes a batch by its number: pictures, texts, patch targets; picklable for workers.
 
-    small, full: recipes of half-size and full-size pictures; full ones from batch `switch` on.
+    Half-size pictures by the recipe `small`, full ones by `full` from batch `switch` on.
     """
 
     small: SceneRecipe
@@ -188,9 +196,15 @@ def contrastive(
 ) -> Tensor:
     """InfoNCE in both directions over T texts and B pictures, false negatives left out.
 
-    image (B, E) and text (T, E) unit vectors; owner (T,) the picture of each text;
-    wanted (T, C), present (B, C) bool: classes a text names, classes a picture shows. A picture
-    of another scene that shows all a text names is no negative for it.
+    A picture of another scene that shows all a text names is no negative for it.
+
+    Args:
+        image: (B, E), unit vectors.
+        text: (T, E), likewise.
+        scale: of the logits.
+        owner: (T,), the picture of each text.
+        wanted: (T, C) bool, classes a text names.
+        present: (B, C) bool, classes a picture shows.
     """
     logits = scale * text @ image.T
     own = F.one_hot(owner, len(image)).bool()
@@ -236,8 +250,10 @@ def dense_losses(
 def reversal_loss(similarity: Tensor, inside: Tensor, margin: float) -> Tensor:
     """Hinge that asks a phrase's own patches to be less similar to it than the others.
 
-    similarity (T, N) cosine of each text with each patch of its picture; inside (T, N) share of
-    the patch its referents fill. Returns the mean hinge.
+    Args:
+        similarity: (T, N), cosine of each text with each patch of its picture.
+        inside: (T, N), share of the patch its referents fill.
+        margin: of cosine.
     """
     own = (inside > 0.5).float()
     out = (inside <= 0).float()

@@ -27,9 +27,13 @@ PER_TURN = ("ids", "state", "cover", "fits", "landmark", "box", "frame_box", "ma
 
 @dataclass(frozen=True)
 class LanguageBatches:
-    """Makes batch `number`: pictures, expressions, targets; picklable for workers.
+    """Makes a batch by its number: pictures, expressions, targets; picklable for workers.
 
-    phases: (first batch, scene recipe, scenes per batch), in order of first batch.
+    Attributes:
+        phases: (first batch, scene recipe, scenes a batch), in order of first batch.
+        turns, length: expressions of a picture, token ids of each.
+        sam_side: side of the mask branch's square, pixels.
+        grid, patch: patches a side of a full picture, pixels a side of a patch.
     """
 
     phases: tuple[tuple[int, SceneRecipe, int], ...]

@@ -31,10 +31,7 @@ if TYPE_CHECKING:
 
 
 class PromptToken(nn.Module):
-    """A box or a point as one prompt token (train-time only).
-
-    forward(boxes): (..., 4) float32 x0, y0, x1, y1 in units of the padded square's side, 0..1;
-    a point is a box of no size. Returns (..., width).
+    """A box or a point as one prompt token of a `width` (train-time only).
 
     Its two layers have the form of the [SEG] head, which starts as a copy (train/start.py): the
     language model then only has to write the waves of a box into its [SEG] state.
@@ -54,9 +51,9 @@ class PromptToken(nn.Module):
         return self.net(self.waves(boxes))
 
     def waves(self, boxes: Tensor) -> Tensor:
-        """Centre and size of boxes (..., 4), their sines and cosines, and a mark of points.
+        """(..., 4) boxes -> (..., 4 (1 + 2 octaves) + 1), values within -2..2.
 
-        Returns (..., 4 (1 + 2 octaves) + 1), values within -2..2.
+        Centre and size, their sines and cosines, and a mark of points.
         """
         centre = (boxes[..., :2] + boxes[..., 2:]) / 2
         size = boxes[..., 2:] - boxes[..., :2]
@@ -68,10 +65,10 @@ class PromptToken(nn.Module):
 
 
 def encode(sam: nn.Module, pixels: Tensor, window: Tensor | None = None) -> Tensor:
-    """Image embedding (B, C, h, w) of (B, 3, H, W) pixels.
+    """Image embedding: (B, 3, H, W) normalised pixels -> (B, C, h, w) float32.
 
-    window: (B, 2) int64, row and column of the picture's first patch in the position table, for
-    pictures smaller than the model's square; None for full squares.
+    `window`, (B, 2) int64, is row and column of the picture's first patch in the position table,
+    for pictures smaller than the model's square; None for full squares.
     """
     if window is None:
         return sam.vision_encoder(pixels).last_hidden_state.float()
@@ -96,9 +93,14 @@ def decode(
 ) -> tuple[Tensor, Tensor]:
     """Masks from prompt tokens.
 
-    embedding: (B, C, h, w) image embedding; sparse: (B, P, 1, C), one token per prompt;
-    window: see `encode`.
-    Returns logits (B, P, 4 h, 4 w) of the single-mask output, and the predicted IoU (B, P).
+    Args:
+        sam: from `build_segmenter`.
+        embedding: (B, C, h, w), from `encode`.
+        sparse: (B, P, 1, C), one token a prompt.
+        window: see `encode`.
+
+    Returns:
+        Logits, (B, P, 4h, 4w) float32, and the predicted IoU, (B, P).
     """
     positions = sam.get_image_wide_positional_embeddings().expand(len(embedding), -1, -1, -1)
     if window is not None:
@@ -111,7 +113,12 @@ def decode(
 def mask_loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Balanced cross-entropy plus dice, and the IoU at this size.
 
-    logits, target: (M, h, w); target is a share in 0..1. Returns (M,) loss and (M,) IoU.
+    Args:
+        logits: (M, h, w).
+        target: (M, h, w), a share in 0..1.
+
+    Returns:
+        (M,) loss and (M,) IoU.
     """
     bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     probability = logits.sigmoid()
@@ -174,15 +181,15 @@ def draw_prompts(
     points: float = 0.2,
     sloppy: float = 0.15,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`count` prompts for a scene's objects: jittered boxes and, a share of them, inner points.
+    """Prompts for a scene's objects: jittered boxes and, a share `points` of them, inner points.
 
-    low: side of the masks, a fourth of the side of the SAM part's square.
+    Args:
+        low: side of the masks, a fourth of the side of the SAM part's square.
+        sloppy: most that an edge of a box is off, as a deviation in units of its side. A language
+            model's boxes are rough: the mask branch has to find the thing that such a box means.
 
-    sloppy: most that an edge of a box is off, as a deviation in units of its side. A language
-    model's boxes are rough: the mask branch has to find the thing that such a box means.
-
-    Returns boxes (count, 4) float32 in units of the square's side, and masks (count, low, low)
-    uint8.
+    Returns:
+        Boxes, (count, 4) float32 in units of the square's side, and masks, (count, low, low) uint8.
     """
     visible = [i for i, o in enumerate(scene.objects) if (scene.labels == i + 1).any()]
     boxes = np.zeros((count, 4), np.float32)

@@ -101,7 +101,7 @@ def train_tower(
 ) -> nn.Module:
     """Train the dual encoder; the checkpoint `tower.pt` holds `clip`, `where` and `bias`.
 
-    nouns: image of a captioned or named photo -> names of what it shows.
+    `nouns`: image of a captioned or named photo -> names of what it shows.
     """
     from open_clip import tokenize
 

@@ -58,7 +58,7 @@ def probe_clip(
 ) -> dict[str, float]:
     """What the dual encoder's patch tokens know, and whether the similarity is reversed.
 
-    Returns
+    Returns:
         v_named: share of patches on an object whose class the linear head names;
         v_clear: share of background patches that it calls background;
         v_hue: share of patches on a coloured object whose colour it names;
@@ -123,8 +123,9 @@ def probe_masks(
 ) -> dict[str, float]:
     """IoU of the mask branch at the picture's own size.
 
-    Returns v_box: from exact boxes of every object; v_point: from one point inside each (the
-    visible pixel nearest to the object's centre of mass).
+    Returns:
+        v_box: from exact boxes of every object;
+        v_point: from one point inside each (the visible pixel nearest to its centre of mass).
     """
     side = sam.config.vision_config.image_size
     found: dict[str, list[float]] = {"v_box": [], "v_point": []}
@@ -167,10 +168,12 @@ def probe_language(
 ) -> dict[str, float]:
     """Grounding on expressions with one target, at the picture's own size.
 
-    keep: show only so many random image tokens (a blind control); other: show the image tokens
-    of another picture.
-    Returns v_giou, v_ciou (unless blind: v_point, share of pointers inside the referent),
-    v_box (IoU of the box helper), and v_giou_<kind> per kind of expression.
+    Args:
+        keep: show only so many random image tokens (a blind control).
+        other: show the image tokens of another picture.
+
+    Returns:
+        v_giou, v_ciou, v_box (IoU of the box helper), and v_giou_<kind> of each kind of expression.
     """
     side = frozen.sam.config.vision_config.image_size
     clip_side = frozen.clip.visual.image_size[0]

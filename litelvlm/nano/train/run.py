@@ -41,8 +41,9 @@ def train(
 ) -> None:
     """Run stages of a recipe; each reads the checkpoints of those before it from `folder`.
 
-    probes: validation scenes per measurement; 0 for none.
-    limit: stop each stage after so many steps; a later call with `resume` goes on.
+    Args:
+        probes: validation scenes a measurement; 0 for none.
+        limit: stop each stage after so many steps; a later call with `resume` goes on.
 
     Raises:
         InputError: unknown stage.

@@ -45,10 +45,9 @@ def squared(scene: DrawnScene, side: int) -> DrawnScene:
 
 
 def patch_cover(labels: np.ndarray, patch: int, objects: int) -> np.ndarray:
-    """Share of each patch that each label fills.
+    """Share of each patch that each label fills: (N, objects + 1) float32, rows summing to 1.
 
-    labels: (H, W) uint8, 0 background, i + 1 object i; H and W multiples of `patch` (pixels).
-    Returns (N, objects + 1) float32, raster order, rows summing to 1.
+    `labels`: (H, W) uint8, 0 background, i + 1 object i; H and W multiples of `patch`, pixels.
     """
     height, width = labels.shape
     rows, cols = height // patch, width // patch
@@ -64,8 +63,12 @@ def patch_targets(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """What lies under each patch of a scene whose sides are multiples of `patch`.
 
-    names: class name -> 0-based class number.
-    Returns
+    Args:
+        scene: the scene.
+        names: class name -> 0-based class number.
+        patch: side of a patch, pixels.
+
+    Returns:
         kind: (N,) int64, 0 background, c + 1 class c, -1 where neither fills enough (ignored);
         colour: (N,) int64, index into COLOURS of the object there, -1 where none is known;
         box: (N, 4) float32, left, top, right, bottom edge of that object's visible box measured
@@ -125,9 +128,10 @@ def sam_boxes(boxes: np.ndarray, image_hw: tuple[int, int], side: int) -> np.nda
 
 
 def sam_frame(image: np.ndarray, side: int) -> np.ndarray:
-    """Resize so that the longest side is `side`; the rest of the square is left at -1.
+    """Resize so that the longest side is `side`, and put it into the square.
 
-    Returns (side, side, 3) int16; -1 marks padding, which becomes 0 after normalisation.
+    Returns:
+        (side, side, 3) int16; -1 marks padding, which becomes 0 after normalisation.
     """
     left, top, width, height = sam_place((image.shape[0], image.shape[1]), side)
     frame = np.full((side, side, 3), -1, np.int16)
