@@ -36,6 +36,6 @@ def read_json(path: Path, kind: type = object, fault: type[InputError] = InputEr
     except (OSError, ValueError, RecursionError) as error:
         raise fault(f"{path}: cannot be read as JSON ({one_line(error, 160)})") from None
     if not isinstance(found, kind):
-        wanted = {dict: "an object", list: "a list"}[kind]
+        wanted = "an object" if kind is dict else "a list"
         raise fault(f"{path}: holds a {type(found).__name__}, expected {wanted}")
     return found

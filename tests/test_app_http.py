@@ -374,10 +374,10 @@ def test_memory_files_and_handles_do_not_grow_with_requests(server, visitor):
             kind, payload = visitor.ask(image=paths[number % 4], budget=8 + number % 4)
             assert kind == "complete", payload
 
-    ask(100)  # pools and caches fill up first
+    ask(80)  # pools and caches fill up first
     memory, handles, files = server.memory, server.handles, len(server.files())
-    ask(400)
-    assert server.memory - memory < 60e6
+    ask(250)
+    assert server.memory - memory < 40e6
     assert server.handles <= handles + 8
     assert len(server.files()) <= files + 16
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -150,11 +150,11 @@ def _row(
     good = [unit for unit in units if unit.error is None]
     seeds = _by_seed(units)
 
-    def over_seeds(score: Callable[[list[Item]], float | None]) -> tuple:  # type: ignore[type-arg]
-        return mean_and_deviation([score(items) for items in seeds])
+    def mean(scores: Iterable[float | None]) -> float | None:
+        return mean_and_deviation(list(scores))[0]
 
-    giou, giou_deviation = over_seeds(lambda items: mean_iou(map(_counts, items)))
-    ciou, ciou_deviation = over_seeds(lambda items: total_iou(map(_counts, items)))
+    giou, giou_deviation = mean_and_deviation([mean_iou(map(_counts, its)) for its in seeds])
+    ciou, ciou_deviation = mean_and_deviation([total_iou(map(_counts, its)) for its in seeds])
     kinds = sorted({item.kind for items in seeds for item in items} - {""})
     first = ious(map(_counts, seeds[0])) if seeds else np.zeros(0)
     return Row(
@@ -174,17 +174,15 @@ def _row(
         ciou=ciou,
         ciou_deviation=ciou_deviation,
         precision={
-            f"{at}": over_seeds(lambda items, at=at: share_above(map(_counts, items), at))[0]
+            f"{at}": mean(share_above(map(_counts, items), at) for items in seeds)
             for at in THRESHOLDS
         },
-        recall=over_seeds(lambda items: _mean([item.recall for item in items]))[0],
-        auc=over_seeds(lambda items: _mean([item.auc for item in items]))[0],
+        recall=mean(_mean([item.recall for item in items]) for items in seeds),
+        auc=mean(_mean([item.auc for item in items]) for items in seeds),
         giou_relative=_percent(giou, whole[0]),
         ciou_relative=_percent(ciou, whole[1]),
         by_kind={
-            kind: over_seeds(
-                lambda items, kind=kind: mean_iou(_counts(i) for i in items if i.kind == kind)
-            )[0]
+            kind: mean(mean_iou(_counts(i) for i in items if i.kind == kind) for items in seeds)
             for kind in kinds
         },
     )

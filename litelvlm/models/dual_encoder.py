@@ -122,7 +122,8 @@ class Towers:
         self.clip: Any = clip
         self.image_mean = tuple(image_mean)
         self.image_std = tuple(image_std)
-        size = self.clip.visual.image_size
+        visual: Any = self.clip.visual
+        size: Any = visual.image_size
         self.image_size: int = size[0] if isinstance(size, (tuple, list)) else size
         self._tokenizer = tokenize or open_clip.tokenizer.SimpleTokenizer(
             context_length=self.clip.context_length
