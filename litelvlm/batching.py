@@ -114,8 +114,8 @@ def _embeddings(
     wording = first.wording[0] if first.wording else None
     found = profiler.run("clip_text", family.text_embeddings, phrases, first.text, wording)
     place = {phrase: number for number, phrase in enumerate(phrases)}
-    own = [found[[place[phrase] for phrase in each.phrases]] for each in asked]
-    return [
+    own = [found[[place[phrase] for phrase in each.phrases]] for each in asked]  # (T, E) each
+    return [  # (1, T, E), or (T, 1, E): a row a phrase
         part[None] if each.joint else part[:, None] for part, each in zip(own, asked, strict=True)
     ]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from litelvlm.errors import ModelError
+from litelvlm.resources import read_json
 
 FORMAT = "litelvlm-1"
 
@@ -104,14 +105,9 @@ class ModelConfig:
     @staticmethod
     def from_json(path: Path) -> ModelConfig:
         """Read a config.json. Raises `ModelError` naming the file and the fault."""
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as fault:
-            raise ModelError(f"{path}: cannot be read as JSON ({fault})") from None
-        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-            given = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
-            raise ModelError(f"{path}: format is {given!r}, expected {FORMAT!r}")
-        raw.pop("format")
+        raw = read_json(path, dict, ModelError)
+        if raw.pop("format", None) != FORMAT:
+            raise ModelError(f"{path}: format is not {FORMAT!r}")
         raw.pop("comment", None)
         try:
             prompt = raw.pop("prompt")

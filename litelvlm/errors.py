@@ -23,5 +23,5 @@ class MemoryShortError(InputError):
 
 
 def one_line(fault: object, letters: int = 200) -> str:
-    """What an exception says, as one short line."""
-    return " ".join(str(fault).split())[:letters]
+    """What an exception says, as one short line; its kind where it says nothing."""
+    return " ".join(str(fault).split())[:letters] or type(fault).__name__

@@ -18,6 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from litelvlm.data.samples import Sample, SampleList, Source, by_picture
 from litelvlm.evaluation.plan import (
@@ -99,7 +100,9 @@ def run(
         # Of the first so many pictures of the whole, those that fell to this share.
         groups = islice(groups, -(-max(plan.limit - share[0], 0) // share[1]))
     wanted: list[Key] = []
-    for group in _bar(groups, source.name, progress):
+    # A list where the bar is shown: the number of pictures tells the time that is left.
+    shown = list(groups) if progress else groups
+    for group in tqdm(shown, source.name, unit="picture", smoothing=0.05, disable=not progress):
         picture = group[0].picture
         keys = {unit: (source.name, picture, unit[0].label, *unit[1:]) for unit in units}
         wanted += keys.values()
@@ -185,7 +188,7 @@ def _unit(
         for sample, result, auc in zip(part, results, aucs, strict=True):
             target, share = targets[sample.id]
             both, either = overlap(result.mask, target)
-            recall = token_recall(result.selection.kept(), share)
+            recall = token_recall(result.token_map.kept(), share)
             items.append(
                 Item(sample.id, sample.text, sample.kind, both, either, recall, auc, result.found)
             )
@@ -236,12 +239,3 @@ def _failed(source: str, picture: str, unit: tuple[Variant, int, int], fault: Ex
     reason = f"{type(fault).__name__}: {' '.join(str(fault).split())}"[:300]
     log.warning("%s %s %s %d: %s", source, picture, variant.label, budget, reason)
     return Unit(source, picture, variant.label, budget, seed, error=reason)
-
-
-def _bar(groups: Iterable[list[Sample]], title: str, shown: bool) -> Iterable[list[Sample]]:
-    if not shown:
-        return groups
-    from tqdm import tqdm
-
-    # A list: the number of pictures tells the time that is left.
-    return tqdm(list(groups), desc=title, unit="picture", smoothing=0.05)

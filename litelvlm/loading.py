@@ -22,7 +22,7 @@ from litelvlm.models.files import (
     download,
     is_hub_id,
     read_all,
-    read_json,
+    read_object,
     shards,
 )
 from litelvlm.models.filling import fill_random, load_into, some_names
@@ -198,7 +198,7 @@ def _open(name: str | Path, revision: str | None) -> tuple[Any, ModelSource]:
 
 
 def _open_folder(folder: Path, tower: str | Path | None) -> tuple[Any, ModelSource]:
-    raw = read_json(folder / "config.json")
+    raw = read_object(folder / "config.json")
     for name in FAMILIES:
         kind = family(name)
         if kind.recognises(raw):

@@ -9,7 +9,6 @@ option that is None is the model's own choice, filled in by `settle`.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -193,25 +192,22 @@ def read_phrases(given: Any, most: int = MAX_PHRASES, letters: int = MAX_PHRASE)
 
 def check_budget(budget: Any, count: int) -> int:
     """A budget in 1..`count` as an int, or `InputError` naming what was given."""
-    expected = f"budget must be a whole number from 1 to {count}"
-    if isinstance(budget, float) and math.isfinite(budget) and budget == int(budget):
+    if isinstance(budget, float) and budget.is_integer():
         budget = int(budget)
-    try:
-        number = operator.index(budget)
-    except TypeError:
-        raise InputError(f"{expected}, got {str(budget)[:40]!r}") from None
-    if isinstance(budget, bool) or not 1 <= number <= count:
-        raise InputError(f"{expected}, got {str(budget)[:40]}")
-    return number
+    return _whole("budget", budget, 1, count)
 
 
 def check_seed(seed: Any) -> int:
     """A seed that every generator takes, or `InputError`."""
-    expected = f"seed must be a whole number from 0 to {MAX_SEED}"
+    return _whole("seed", seed, 0, MAX_SEED)
+
+
+def _whole(name: str, value: Any, least: int, most: int) -> int:
+    expected = f"{name} must be a whole number from {least} to {most}"
     try:
-        number = operator.index(seed)
+        number = operator.index(value)
     except TypeError:
-        raise InputError(f"{expected}, got {str(seed)[:40]!r}") from None
-    if isinstance(seed, bool) or not 0 <= number <= MAX_SEED:
-        raise InputError(f"{expected}, got {str(seed)[:40]}")
+        raise InputError(f"{expected}, got {str(value)[:40]!r}") from None
+    if isinstance(value, bool) or not least <= number <= most:
+        raise InputError(f"{expected}, got {str(value)[:40]}")
     return number

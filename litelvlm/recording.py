@@ -61,7 +61,7 @@ def _result(
         "image": scene.image,
         "phrase": phrase,
         "text": answer.text,
-        "selection": tokens,
+        "token_map": tokens,
         "unknown_words": family.unknown_words(phrase),
         "warnings": family.text_warnings(phrase, str(asked.text)) if read else (),
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ class TextResult:
         image: (H, W, 3) uint8, the picture, upright.
         phrase: as given.
         text: the model's answer; in forced mode the answer template.
-        selection: the token map of this phrase.
+        token_map: which patches entered for this phrase, and why.
         unknown_words: words of the phrase outside the model's vocabulary, in order; always empty
             for a model with an open vocabulary.
         warnings: short notes for the user, for example that CLIP cut a long phrase.
@@ -116,7 +117,7 @@ class TextResult:
     image: np.ndarray
     phrase: str
     text: str
-    selection: TokenMap
+    token_map: TokenMap
     unknown_words: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -124,17 +125,23 @@ class TextResult:
         return f"{type(self).__name__}({self.phrase!r}, {self.text!r}, {self._kept})"
 
     @property
+    def selection(self) -> TokenMap:
+        """Deprecated spelling of `token_map`; a `Selection` is another type (`pruning`)."""
+        warnings.warn("result.selection is called result.token_map", DeprecationWarning, 2)
+        return self.token_map
+
+    @property
     def _kept(self) -> str:
-        return f"{len(self.selection.order)} of {self.selection.frame.count} tokens"
+        return f"{len(self.token_map.order)} of {self.token_map.frame.count} tokens"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for `json.dumps`."""
         return {
             "phrase": self.phrase,
             "text": self.text,
-            "similarity_tokens": int((self.selection.reason == 0).sum()),
-            "context_tokens": int((self.selection.reason == 1).sum()),
-            "tokens": self.selection.indices.tolist(),
+            "similarity_tokens": int((self.token_map.reason == 0).sum()),
+            "context_tokens": int((self.token_map.reason == 1).sum()),
+            "tokens": self.token_map.indices.tolist(),
             "unknown_words": list(self.unknown_words),
             "warnings": list(self.warnings),
         }
@@ -231,24 +238,13 @@ class GroundingResults(Sequence[Any]):
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for `json.dumps`; masks as COCO RLE."""
         costs = self.costs
+        names = ("tokens_total", "tokens_kept", "llm_tokens", "weight_bytes", "kv_cache_bytes")
         return {
             "model": self.model,
             "device": costs.device,
             "dtype": costs.dtype,
             "settings": self.settings,
-            "tokens_total": costs.tokens_total,
-            "tokens_kept": costs.tokens_kept,
-            "llm_tokens": costs.llm_tokens,
-            "weight_bytes": costs.weight_bytes,
-            "kv_cache_bytes": costs.kv_cache_bytes,
+            **{name: getattr(costs, name) for name in names},
             "results": [item.to_json() for item in self.items],
-            "costs": [
-                {
-                    "stage": cost.stage,
-                    "ms": cost.ms,
-                    "peak_bytes": cost.peak_bytes,
-                    "flops": cost.flops,
-                }
-                for cost in costs.stages
-            ],
+            "costs": [asdict(cost) for cost in costs.stages],
         }

@@ -26,12 +26,15 @@ import numpy as np
 import open_clip
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from litelvlm.config import WORDINGS
 from litelvlm.data.samples import Sample, Source, by_picture
-from litelvlm.errors import InputError, ModelError, unknown
-from litelvlm.geometry import PatchFrame, clip_square
+from litelvlm.errors import InputError, ModelError, one_line, unknown
+from litelvlm.geometry import PatchFrame
 from litelvlm.metrics import reversal_auc, token_recall
+from litelvlm.models.dual_encoder import Towers
+from litelvlm.tables import markdown_table
 
 if TYPE_CHECKING:
     from litelvlm.pipeline import Pipeline
@@ -43,31 +46,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tower:
-    """A dual encoder as far as the measurement asks.
-
-    Attributes:
-        name: shown to users.
-        clip: an open_clip model.
-        tokenize: texts -> (T, length) token ids.
-        size: side of the square picture in pixels.
-        mean, std: of the RGB channels, 0..1.
-    """
+    """A CLIP under a name, layer by layer."""
 
     name: str
-    clip: nn.Module
-    tokenize: Callable[[list[str]], Tensor]
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    encoder: Towers
 
     @torch.inference_mode()
     def text(self, phrases: Sequence[str], form: str) -> Tensor:
         """(T, E) float32, text embeddings, not normalised."""
         wordings = WORDINGS[form]
         texts = [wording.format(phrase) for phrase in phrases for wording in wordings]
-        ids = self.tokenize(texts).to(self._device)
-        embeds = self.clip.encode_text(ids)  # type: ignore[operator]
-        return embeds.float().view(len(phrases), len(wordings), -1).mean(1)
+        embeds = self.encoder.encode_text(texts).float()
+        return embeds.view(len(phrases), len(wordings), -1).mean(1)
 
     @torch.inference_mode()
     def patches(self, image: np.ndarray, view: str = "crop") -> dict[str, tuple[Tensor, Any]]:
@@ -81,10 +71,9 @@ class Tower:
             Name of the layer ("1" is the output of the first block) -> (N, E) float32, (rows,
             columns).
         """
-        pixels = torch.from_numpy(np.array(clip_square(image, self.size, view))) / 255
-        pixels = (pixels - torch.tensor(self.mean)) / torch.tensor(self.std)
-        visual: Any = self.clip.visual
-        pixels = pixels.permute(2, 0, 1)[None].to(self._device)
+        clip = self.encoder.clip
+        visual, device = clip.visual, next(clip.parameters()).device
+        pixels = self.encoder.pixels(image, view).to(device)
         out = visual.forward_intermediates(pixels, intermediates_only=True, output_fmt="NCHW")
         found = {}
         for number, maps in enumerate(out["image_intermediates"], start=1):
@@ -97,10 +86,6 @@ class Tower:
         if not found:
             raise ModelError(f"{self.name}: no layer fits the head of its image tower")
         return found
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.clip.parameters()).device
 
 
 @dataclass(frozen=True)
@@ -182,8 +167,7 @@ def load_tower(
             clip = open_clip.create_model(name, pretrained=pretrained, pretrained_hf=False)
         tokenize = open_clip.get_tokenizer(name)
     except Exception as fault:  # hub clients, torch and timm raise what they like
-        reason = str(fault).splitlines()[0][:120] if str(fault) else type(fault).__name__
-        raise ModelError(f"{name}: cannot be loaded ({reason})") from None
+        raise ModelError(f"{name}: cannot be loaded ({one_line(fault, 120)})") from None
     return tower_of(clip, tokenize, name if pretrained is None else f"{name} ({pretrained})")
 
 
@@ -192,19 +176,14 @@ def tower_of(clip: nn.Module, tokenize: Callable[[list[str]], Tensor], name: str
     visual: Any = clip.visual
     if not hasattr(visual, "forward_intermediates"):
         raise ModelError(f"{name}: its image tower hands out no intermediate layers")
-    size = visual.image_size
-    mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
-    std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
-    side = size[0] if isinstance(size, (tuple, list)) else size
-    return Tower(name, clip.eval(), tokenize, side, tuple(mean), tuple(std))
+    names = ("image_mean", "image_std")
+    own = {each: told for each in names if (told := getattr(visual, each, None))}
+    return Tower(name, Towers(clip.eval(), tokenize=tokenize, **own))
 
 
 def tower_of_pipeline(pipe: Pipeline) -> Tower:
     """The dual encoder of a loaded pipeline."""
-    encoder = pipe.family.encoder
-    tokenize = open_clip.tokenizer.SimpleTokenizer(context_length=encoder.context_length)
-    mean, std = encoder.image_mean, encoder.image_std
-    return Tower(pipe.name, pipe.family.encoder.clip, tokenize, encoder.image_size, mean, std)
+    return Tower(pipe.name, pipe.family.encoder)
 
 
 def measure(
@@ -241,7 +220,7 @@ def measure(
     seen: dict[tuple[str, str], list[tuple[float, np.ndarray, np.ndarray]]] = defaultdict(list)
     skipped = 0
     layers = 0
-    for group in _bar(groups, name, progress):
+    for group in tqdm(groups, name, unit="picture", disable=not progress):
         image = group[0].read_image()
         hw = (image.shape[0], image.shape[1])
         masks = [sample.read_mask(hw) for sample in group]
@@ -295,15 +274,21 @@ def markdown(found: Reversal, command: str = "") -> str:
         f"target under the lowest or highest {SHARES[third]:.0%} of the patches (chance: the "
         "same). The layer that LiteLVLM reads is in bold.",
         "",
-        "| layer | text | AUC | ± | reversed in | recall, lowest | recall, highest |",
-        "| ---: | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for row in found.rows:
-        layer = f"**{row.layer}**" if row.used else f"{row.layer}"
-        lines.append(
-            f"| {layer} | {row.form} | {row.auc:.3f} | {row.auc_error:.3f} | "
-            f"{row.reversed_share:.0%} | {row.lowest[third]:.2f} | {row.highest[third]:.2f} |"
+    rows = [
+        (
+            f"**{row.layer}**" if row.used else row.layer,
+            row.form,
+            f"{row.auc:.3f}",
+            f"{row.auc_error:.3f}",
+            f"{row.reversed_share:.0%}",
+            f"{row.lowest[third]:.2f}",
+            f"{row.highest[third]:.2f}",
         )
+        for row in found.rows
+    ]
+    heads = ("layer", "text", "AUC", "±", "reversed in", "recall, lowest", "recall, highest")
+    lines += markdown_table(heads, rows, (1,))
     lines += ["", "![AUC by layer and recall curves](reversal.png)", ""]
     return "\n".join(lines)
 
@@ -383,11 +368,3 @@ def _draw(found: Reversal, folder: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=7)
     picture.savefig(folder / "reversal.png", dpi=150)
-
-
-def _bar(groups: list[Any], title: str, shown: bool) -> Iterable[Any]:
-    if not shown:
-        return groups
-    from tqdm import tqdm
-
-    return tqdm(groups, desc=title, unit="picture")

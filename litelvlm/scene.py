@@ -1,4 +1,7 @@
-"""A picture after the image encoders: what is kept of it to answer any question."""
+"""A picture after the image encoders: what is kept of it to answer any question.
+
+Such a picture is called a scene; what the built-in benchmark draws is a `nano.scenes.DrawnScene`.
+"""
 
 from __future__ import annotations
 

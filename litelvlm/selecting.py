@@ -15,19 +15,20 @@ from litelvlm.question import Question
 from litelvlm.result import TokenMap
 
 
-def check_method(rule: Method, scores: Collection[str], model: str) -> None:
+def check_method(rule: Method, scores: Collection[str], model: str, advice: str = "") -> None:
     """Raise `InputError`, naming the methods that work, where a model lacks what a rule reads.
 
     Args:
         rule: the method asked for.
         scores: what the model offers; see `methods.Method.needs`.
         model: its name.
+        advice: what else would help.
     """
     if missing := rule.needs - set(scores):
         able = [name for name, method in METHODS.items() if method.needs <= set(scores)]
         raise InputError(
             f"method {rule.name!r} needs {', '.join(sorted(missing))}, which {model} does not "
-            f"offer; methods that work: {', '.join(able)}"
+            f"offer{advice}; methods that work: {', '.join(able)}"
         )
 
 

@@ -1,6 +1,6 @@
 """Pictures of what happened to the image tokens: arrays and records in, pictures out.
 
-    layer = token_layer(result.selection, image.shape[:2])   # (H, W, 4), see-through
+    layer = token_layer(result.token_map, image.shape[:2])   # (H, W, 4), see-through
     picture = compose(image, layer)                          # (H, W, 3)
     figure(results).savefig("figure.svg")                    # one row a phrase, for a paper
     show(results)                                            # the same, in a window or a notebook
@@ -345,7 +345,7 @@ def _draw(picture: Figure, rows: Sequence[GroundingResult]) -> Figure:
     colours = LinearSegmentedColormap.from_list("litelvlm", _DIVERGING / 255.0)
     grid = picture.subplots(len(rows), 3, squeeze=False)
     for number, (row, axes) in enumerate(zip(rows, grid, strict=True)):
-        tokens, ink = row.selection, PHRASE_COLOURS[number % len(PHRASE_COLOURS)]
+        tokens, ink = row.token_map, PHRASE_COLOURS[number % len(PHRASE_COLOURS)]
         views = [compose(row.image, mask_layer([row.mask], colours=[ink]))]
         views.append(compose(row.image, token_layer(tokens)))
         if tokens.similarity is not None:

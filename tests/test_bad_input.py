@@ -262,7 +262,7 @@ def test_a_budget_below_the_number_of_phrases_is_each_phrase_s_own(pipe, scene):
     """Every phrase has a budget of its own; only a shared one can be too small."""
     phrases = ["a disc", "the noise", "a cat"]
     results = pipe.ground(scene, phrases, 2)
-    assert [len(result.selection.indices) for result in results] == [2, 2, 2]
+    assert [len(result.token_map.indices) for result in results] == [2, 2, 2]
     with pytest.raises(InputError, match="below the number of phrases"):
         pipe.ground(scene, phrases, 2, joint=True)
 

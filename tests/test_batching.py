@@ -37,7 +37,7 @@ def test_together_equals_one_by_one(pipe, pictures, budget, options):
         for one, other in zip(alone, results, strict=True):
             assert one.text == other.text
             assert one.mask.shape == other.mask.shape == image.shape[:2]
-            np.testing.assert_array_equal(one.selection.order, other.selection.order)
+            np.testing.assert_array_equal(one.token_map.order, other.token_map.order)
             if one.low_res_logits is None:
                 assert other.low_res_logits is None
             else:

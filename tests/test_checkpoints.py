@@ -170,7 +170,7 @@ def test_a_folder_in_glamm_s_layout_becomes_a_pipeline(glamm, picture):
         assert pipe.family.tokenizer.convert_tokens_to_ids(name) == number
     result = pipe(picture, "the red apple", 16)[0]
     assert result.mask.shape == picture.shape[:2]
-    assert len(result.selection.indices) == 16
+    assert len(result.token_map.indices) == 16
 
 
 def test_the_configuration_is_the_recorded_one(glamm):

@@ -44,7 +44,7 @@ def test_an_example_is_answered_rightly_by_the_model_named_for_it(example, budge
 def test_examples_include_some_where_the_phrase_decides_what_is_kept():
     shares = []
     for example in examples():
-        blind = ground(example, PRUNED, method="context")[0].selection.kept()
-        kept = [item.selection.kept() for item in ground(example, PRUNED)]
+        blind = ground(example, PRUNED, method="context")[0].token_map.kept()
+        kept = [item.token_map.kept() for item in ground(example, PRUNED)]
         shares += [(own & blind).sum() / PRUNED for own in kept]
     assert min(shares) < 2 / 3

@@ -73,9 +73,9 @@ def read(reciter):
 def test_a_family_without_masks_answers_in_text(reciter, read):
     (result,) = reciter.ground(read, "what", 5, method="grid", mode="generate")
     assert type(result) is TextResult
-    assert result.text == str(result.selection.indices.tolist())
+    assert result.text == str(result.token_map.indices.tolist())
     assert reciter.ask(read, "what", 5, method="grid").text == result.text
-    assert len(reciter.ask(read, "what").selection.indices) == 12
+    assert len(reciter.ask(read, "what").token_map.indices) == 12
 
 
 def test_a_method_that_needs_what_the_model_lacks_is_refused_with_those_that_work(reciter, read):
@@ -86,7 +86,7 @@ def test_a_method_that_needs_what_the_model_lacks_is_refused_with_those_that_wor
     able = told.partition("methods that work: ")[2].split(", ")
     assert tuple(able) == reciter.methods
     for name in able:
-        assert len(reciter.ask(read, "what", 5, method=name).selection.order) == 5
+        assert len(reciter.ask(read, "what", 5, method=name).token_map.order) == 5
     for name in set(METHODS) - set(able):
         with pytest.raises(InputError, match=r"methods that work|forced mode only"):
             reciter.ask(read, "what", 5, method=name)

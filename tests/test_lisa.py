@@ -99,7 +99,7 @@ def plain_prompt_embedding(folder, pixels, phrase, kept):
 @torch.inference_mode()
 def test_a_lisa_checkpoint_answers_by_the_published_rule(lisa, folder, picture, budget):
     result = lisa(picture, "the red disc", budget, method="grid", view="crop")[0]
-    kept = torch.as_tensor(np.sort(result.selection.indices))
+    kept = torch.as_tensor(np.sort(result.token_map.indices))
     assert len(kept) == budget
     pixels = lisa.family.encoder.pixels(picture)
     prompt = plain_prompt_embedding(folder, pixels, "the red disc", kept)

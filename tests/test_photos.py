@@ -70,7 +70,7 @@ def test_a_trained_folder_opens_and_answers(folder, tmp_path):
     pipe = litelvlm.load(tmp_path / "model")
     found = pipe.ground(pipe.encode(str(folder / "0.png")), "the dog", 64)[0]
     assert found.mask.shape == (96, 128)
-    assert len(found.selection.indices) == 64
+    assert len(found.token_map.indices) == 64
     before = litelvlm.load("photo")
     changed = [
         not torch.equal(a, b)

@@ -68,7 +68,7 @@ def test_a_phrase_alone_gets_the_mask_it_gets_in_a_batch(pipe, scene):
     together = pipe.ground(scene, PHRASES, 16)
     for index, phrase in enumerate(PHRASES):
         alone = pipe.ground(scene, phrase, 16)[0]
-        np.testing.assert_array_equal(alone.selection.order, together[index].selection.order)
+        np.testing.assert_array_equal(alone.token_map.order, together[index].token_map.order)
         np.testing.assert_allclose(
             alone.low_res_logits, together[index].low_res_logits, atol=1e-4, rtol=1e-4
         )
@@ -91,13 +91,19 @@ def test_the_language_model_really_gets_that_many_tokens(pipe, scene, budget, mo
 
 
 def test_the_token_map_says_which_tokens_and_why(pipe, scene):
-    token_map = pipe.ground(scene, "a disc", 16)[0].selection
+    token_map = pipe.ground(scene, "a disc", 16)[0].token_map
     assert token_map.indices.tolist() == sorted(set(token_map.indices.tolist()))
     assert (token_map.reason == Reason.SIMILARITY).sum() == 8
     assert (token_map.reason == Reason.CONTEXT).sum() == 8
     lowest = np.argsort(token_map.similarity, kind="stable")[:8]
     assert set(np.flatnonzero(token_map.kept(Reason.SIMILARITY))) == set(lowest)
     assert token_map.threshold == pytest.approx(token_map.similarity[lowest].max())
+
+
+def test_the_old_spelling_of_the_token_map_works_and_warns(pipe, scene):
+    result = pipe.ground(scene, "a disc", 16)[0]
+    with pytest.warns(DeprecationWarning, match="token_map"):
+        assert result.selection is result.token_map
 
 
 def test_original_positions_keep_the_text_where_it_was(pipe, scene):
@@ -254,14 +260,14 @@ def test_settings_state_the_positions_a_method_inside_really_uses(pipe, scene):
 
 def test_phrases_can_share_one_prompt_and_one_selection(pipe, scene):
     joint = pipe.ground(scene, PHRASES, 16, joint=True)
-    np.testing.assert_array_equal(joint[0].selection.order, joint[1].selection.order)
-    assert not np.array_equal(joint[0].selection.similarity, joint[1].selection.similarity)
+    np.testing.assert_array_equal(joint[0].token_map.order, joint[1].token_map.order)
+    assert not np.array_equal(joint[0].token_map.similarity, joint[1].token_map.similarity)
     assert joint.costs.llm_tokens > pipe.ground(scene, PHRASES, 16).costs.llm_tokens
 
 
 @pytest.mark.parametrize("text", ["phrase", "question", "templates"])
 def test_every_text_form_gives_a_selection(pipe, scene, text):
-    assert len(pipe.ground(scene, "a disc", 16, text=text)[0].selection.indices) == 16
+    assert len(pipe.ground(scene, "a disc", 16, text=text)[0].token_map.indices) == 16
 
 
 def test_the_stages_are_named_and_timed(pipe, scene):

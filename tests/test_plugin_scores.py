@@ -134,7 +134,7 @@ def test_rules_get_what_they_need_or_are_refused_with_those_that_work():
     model, processor = tiny("qwen2_5_vl")
     with pytest.raises(InputError, match=r"needs last, similarity.*Qwen2\.5-VL.*guide=") as told:
         litelvlm.Pruner(model, processor)
-    for name in str(told.value).partition("without: ")[2].split(", "):
+    for name in str(told.value).partition("methods that work: ")[2].split(", "):
         inputs = litelvlm.Pruner(model, processor, name).prepare(
             picture(), prompt("qwen2_5_vl"), 0.5
         )

@@ -80,7 +80,7 @@ def test_a_model_in_eight_bits_says_nearly_the_same(pipe, eight, picture):
         each(picture, ["a disc", "the red disc"], 16, method="grid") for each in (pipe, eight)
     )
     for one, other in zip(full, small, strict=True):
-        assert one.selection.indices.tolist() == other.selection.indices.tolist()
+        assert one.token_map.indices.tolist() == other.token_map.indices.tolist()
         error = np.linalg.norm(one.logits - other.logits) / np.linalg.norm(one.logits)
         assert 0 < error < 0.1
 

@@ -201,7 +201,7 @@ def test_random_weights_follow_the_seed_and_leave_the_global_state_alone():
     before = torch.random.get_rng_state()
     first, second = (load_tower("ViT-S-32-alt", random_weights=True, seed=3) for _ in range(2))
     assert torch.equal(before, torch.random.get_rng_state())
-    assert torch.equal(first.clip.visual.proj, second.clip.visual.proj)
+    assert torch.equal(first.encoder.clip.visual.proj, second.encoder.clip.visual.proj)
 
 
 def test_the_command_measures_the_clip_of_a_model(tmp_path, capsys):

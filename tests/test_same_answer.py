@@ -55,7 +55,7 @@ OPTIONS = (
 def test_every_door_gives_the_same_mask_and_tokens(own, file, capsys, options):
     phrases = ["the disc", "noise on the left"]
     python = own(file, phrases, 16, **options)
-    expected = [(item.mask_rle, item.selection.indices.tolist()) for item in python]
+    expected = [(item.mask_rle, item.token_map.indices.tolist()) for item in python]
 
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     assert cli.main(["ground", file, *phrases, "--budget", "16", "--json", *words]) == 0

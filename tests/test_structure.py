@@ -15,7 +15,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from modules of a lower level, wherever the import stands: at the top, in a
 # function or for the type checker alone; inside one folder anything goes.
 LEVELS = [
-    {"_version", "errors", "pruning", "resources"},
+    {"_version", "errors", "pruning", "tables"},
+    {"resources"},
     {"config", "geometry", "images", "memory", "profiling", "metrics", "answers"},
     {"result", "methods"},
     {"models"},

@@ -39,7 +39,9 @@ TINY = recipe("tiny")
 def trained(tmp_path_factory):
     """A run folder with all three stages of the tiny recipe trained once."""
     folder = tmp_path_factory.mktemp("run")
-    train(TINY, ("clip", "masks", "language"), folder, probes=2)
+    for stage in ("clip", "masks", "language"):
+        train(TINY, (stage,), folder, probes=0, limit=2)  # its log then has the first steps apart
+        train(TINY, (stage,), folder, resume=True, probes=2)
     return folder
 
 
@@ -121,7 +123,7 @@ def test_pictures_stand_in_the_square_where_the_engine_puts_them(image_hw):
     image = np.random.default_rng(0).integers(0, 256, (*image_hw, 3), np.uint8)
     segmenter = Segmenter(build_segmenter(TINY.segmenter), "middle")
     frames = torch.from_numpy(targets.sam_frame(image, 320))[None]
-    ours = targets.sam_pixels(frames, mask_stage.MEAN, mask_stage.STD)
+    ours = targets.sam_pixels(frames)
     assert torch.allclose(ours, segmenter.pixels(image), atol=1e-3)
     whole = torch.from_numpy(targets.low_mask(np.ones(image_hw, bool), 80)).float() - 127
     assert (probe.upscale(whole[None], 320, image_hw) > 0).all()
@@ -308,7 +310,7 @@ def test_every_weight_has_one_optimiser_and_only_block_matrices_have_muon():
     assert id(clip.visual.conv1.weight) not in matrices
 
 
-def test_two_processes_train_as_one_with_both_batches(tmp_path):
+def test_two_processes_train_as_one_with_both_batches(tmp_path, monkeypatch):
     """Gradients averaged over two processes equal those of one process that sees both halves."""
     script = tmp_path / "go.py"
     script.write_text(
@@ -329,9 +331,9 @@ def test_two_processes_train_as_one_with_both_batches(tmp_path):
     )
     both = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     both += ["--master_port", "29641", str(script), str(tmp_path / "two"), "1"]
-    alone = [sys.executable, str(script), str(tmp_path / "one"), "2"]
-    for command in (both, alone):
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    subprocess.run(both, check=True, capture_output=True, timeout=300)
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "one"), "2"])
+    exec(script.read_text(), {})
     one, two = (torch.load(tmp_path / n / "s.pt")["modules"]["layer"] for n in ("one", "two"))
     assert torch.allclose(one["weight"], two["weight"], atol=1e-6)
 
@@ -348,24 +350,22 @@ def test_batches_do_not_depend_on_the_number_of_workers():
 # ---------------------------------------------------------------- stages
 
 
-@pytest.mark.parametrize(
-    ("stage", "measure"), [("clip", "dense"), ("masks", "loss"), ("language", "loss")]
-)
-def test_a_stage_learns_in_a_few_steps(tmp_path, trained, stage, measure):
-    for file in trained.glob("*.*"):
-        if file.suffix in (".pt", ".json") and file.stem != stage:
-            (tmp_path / file.name).write_bytes(file.read_bytes())
-    if stage == "language":
-        # One batch over and over: what is asked here is that the loss can be brought down.
-        plan = replace(TINY.language_plan, phases=(TINY.language_plan.phases[0],), masks_from=99)
-        changed = replace(TINY, language_plan=plan)
-    else:
-        changed = TINY
-    train(changed, (stage,), tmp_path, probes=0, limit=2)
-    early = _log(tmp_path, stage)[-1][measure]
-    train(changed, (stage,), tmp_path, resume=True, probes=0)
-    late = _log(tmp_path, stage)[-1][measure]
-    assert late < early
+@pytest.mark.parametrize(("stage", "measure"), [("clip", "dense"), ("masks", "loss")])
+def test_a_stage_learns_in_a_few_steps(trained, stage, measure):
+    log = _log(trained, stage)
+    assert log[-1][measure] < log[0][measure]
+
+
+def test_the_language_stage_learns_in_a_few_steps(tmp_path, trained):
+    for name in ("clip.pt", "masks.pt", "tokenizer.json"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    # One batch over and over: what is asked here is that the loss can be brought down.
+    plan = replace(TINY.language_plan, phases=(TINY.language_plan.phases[0],), masks_from=99)
+    changed = replace(TINY, language_plan=plan)
+    train(changed, ("language",), tmp_path, probes=0, limit=2)
+    train(changed, ("language",), tmp_path, resume=True, probes=0)
+    log = _log(tmp_path, "language")
+    assert log[-1]["loss"] < log[0]["loss"]
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
@@ -449,9 +449,8 @@ def test_an_unknown_scale_is_named():
         recipe("huge")
 
 
-def test_the_tokenizer_knows_every_class_name(tmp_path):
-    path = ensure_tokenizer(TINY, tmp_path)
-    tokens = PromptTokens(path)
+def test_the_tokenizer_knows_every_class_name(trained):
+    tokens = PromptTokens(trained / "tokenizer.json")
     assert tokens.tokenizer.decode(tokens.encode("a zebra, wow")) == "a zebra, wow"
     ids, place = tokens.turns(["a dog " * 40], 40)
     assert ids.shape == (1, 40)

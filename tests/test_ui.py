@@ -204,9 +204,9 @@ def test_the_reversal_is_put_into_words(desk, ask, auc, words):
 
 def test_the_tokens_in_common_are_counted(desk, ask, pipe):
     session = callbacks.ground(desk, None, ask).session
-    maps = [set(item.selection.indices.tolist()) for item in session.pruned]
+    maps = [set(item.token_map.indices.tolist()) for item in session.pruned]
     budget = session.ask.budget
-    blind = pipe.ground(session.scene, "x", budget, method="context")[0].selection.indices
+    blind = pipe.ground(session.scene, "x", budget, method="context")[0].token_map.indices
     for number in range(2):
         same = session.same[number]
         assert same[session.ask.phrases[1 - number]] == len(maps[0] & maps[1])

@@ -34,7 +34,7 @@ def make_result(hw=(60, 80), grid=(6, 6), budget=12, view="crop", similarity=Tru
         mask_frame=None,
         text="It is [SEG].",
         found=True,
-        selection=tokens,
+        token_map=tokens,
     )
 
 
@@ -79,9 +79,9 @@ def test_a_mask_that_touches_the_edge_keeps_its_outline_there():
 
 def test_kept_patches_carry_the_colour_of_their_reason_and_dropped_ones_are_darkened():
     result = make_result()
-    layer = viz.token_layer(result.selection)
-    boxes = np.rint(result.selection.frame.boxes()).astype(int)
-    reasons = dict(zip(result.selection.indices, result.selection.reason, strict=True))
+    layer = viz.token_layer(result.token_map)
+    boxes = np.rint(result.token_map.frame.boxes()).astype(int)
+    reasons = dict(zip(result.token_map.indices, result.token_map.reason, strict=True))
     assert set(reasons.values()) == {Reason.SIMILARITY, Reason.CONTEXT}
     for patch, (x0, y0, *_) in enumerate(boxes):
         expected = viz.REASON_COLOURS[reasons[patch]] if patch in reasons else (13, 17, 27)
@@ -90,10 +90,10 @@ def test_kept_patches_carry_the_colour_of_their_reason_and_dropped_ones_are_dark
 
 def test_the_two_kinds_of_kept_patches_differ_in_brightness_too():
     result = make_result(hw=(120, 120))
-    layer = viz.token_layer(result.selection)
-    boxes = np.rint(result.selection.frame.boxes()).astype(int)
+    layer = viz.token_layer(result.token_map)
+    boxes = np.rint(result.token_map.frame.boxes()).astype(int)
     middles = {}
-    for patch, reason in zip(result.selection.indices, result.selection.reason, strict=True):
+    for patch, reason in zip(result.token_map.indices, result.token_map.reason, strict=True):
         x0, y0, x1, y1 = boxes[patch]
         middles.setdefault(int(reason), set()).add(int(layer[(y0 + y1) // 2, (x0 + x1) // 2, 3]))
     assert middles[Reason.SIMILARITY] == {255}
@@ -102,15 +102,15 @@ def test_the_two_kinds_of_kept_patches_differ_in_brightness_too():
 
 
 def test_the_part_that_the_patches_do_not_cover_is_marked_on_a_wide_picture_only():
-    wide = viz.token_layer(make_result(hw=(60, 120)).selection)
-    square = viz.token_layer(make_result(hw=(60, 60)).selection)
+    wide = viz.token_layer(make_result(hw=(60, 120)).token_map)
+    square = viz.token_layer(make_result(hw=(60, 60)).token_map)
     assert (wide[:, :30, 3] >= 205).all()
     assert (wide[:, 90:, 3] >= 205).all()
     assert not (square[..., 3] == 205).any()
 
 
 def test_letterboxed_patches_cover_the_whole_picture():
-    layer = viz.token_layer(make_result(hw=(60, 120), view="letterbox").selection)
+    layer = viz.token_layer(make_result(hw=(60, 120), view="letterbox").token_map)
     assert not (layer[..., 3] == 205).any()
     assert (layer[..., 3] > 0).all()
 
@@ -128,7 +128,7 @@ def test_patches_of_the_padding_do_not_stretch_the_colours():
 @pytest.mark.parametrize("size", [(30, 40), (90, 120)])
 def test_layers_can_be_drawn_at_another_size(size):
     result = make_result()
-    tokens = result.selection
+    tokens = result.token_map
     assert viz.mask_layer([result.mask], size).shape == (*size, 4)
     assert viz.token_layer(tokens, size).shape == (*size, 4)
     assert viz.heat_layer(tokens.similarity, tokens.frame, size).shape == (*size, 4)
@@ -136,7 +136,7 @@ def test_layers_can_be_drawn_at_another_size(size):
 
 @pytest.mark.parametrize("hw", [(1, 1), (1, 50), (50, 1), (2, 300)])
 def test_the_smallest_and_longest_pictures_can_be_drawn(hw):
-    tokens = make_result(hw=hw).selection
+    tokens = make_result(hw=hw).token_map
     assert viz.token_layer(tokens).shape == (*hw, 4)
     assert viz.heat_layer(tokens.similarity, tokens.frame, threshold=0.0).shape == (*hw, 4)
 
@@ -197,7 +197,7 @@ def test_the_figure_has_a_row_a_phrase_and_names_the_score():
 def test_the_colour_bar_of_the_figure_marks_the_cut():
     result = make_result()
     bar = viz.figure(result).axes[-1]
-    assert [line.get_ydata()[0] for line in bar.lines] == [result.selection.threshold]
+    assert [line.get_ydata()[0] for line in bar.lines] == [result.token_map.threshold]
 
 
 def test_a_figure_without_similarity_says_so():

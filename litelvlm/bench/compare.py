@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,7 +13,6 @@ from litelvlm.bench.figures import (
     faster,
     mib_text,
     ratio_of,
-    table_text,
     times_text,
 )
 from litelvlm.errors import InputError
@@ -22,6 +21,7 @@ from litelvlm.profiling import StageCost
 from litelvlm.question import check_budget
 from litelvlm.result import GroundingResults
 from litelvlm.scene import EncodedImage
+from litelvlm.tables import text_table
 
 Note = Callable[[str], None]  # told what runs next, for progress
 LLM_STAGES = ("llm_prefill", "llm_decode")
@@ -80,26 +80,20 @@ class Comparison:
         ours, theirs = self.pruned.costs, self.unpruned.costs
         rows = [["", f"{theirs.tokens_kept} tokens", f"{ours.tokens_kept} tokens", "ratio"]]
         for name, (after, before) in [*self.stages.items(), ("together", self.total)]:
-            rows.append(
-                [
-                    f"{name}, ms",
-                    cell_text(before),
-                    cell_text(after),
-                    times_text(faster(before, after)),
-                ]
-            )
+            ratio = times_text(faster(before, after))
+            rows.append([f"{name}, ms", cell_text(before), cell_text(after), ratio])
         for title, before_bytes, after_bytes in (
             ("LLM activations, MiB", llm_peak(self.unpruned), llm_peak(self.pruned)),
             ("KV cache, MiB", theirs.kv_cache_bytes, ours.kv_cache_bytes),
         ):
-            ratio = ratio_of(before_bytes, after_bytes)
-            rows.append([title, mib_text(before_bytes), mib_text(after_bytes), times_text(ratio)])
+            ratio = times_text(ratio_of(before_bytes, after_bytes))
+            rows.append([title, mib_text(before_bytes), mib_text(after_bytes), ratio])
         rows.append(["tokens in the LLM", str(theirs.llm_tokens), str(ours.llm_tokens), ""])
         head = (
             f"{ours.method} · {ours.device} · {ours.dtype} · median (least..most) "
             f"of {self.repeats} turns"
         )
-        return head + "\n" + table_text(rows)
+        return head + "\n" + text_table(rows)
 
 
 def compare(
@@ -168,15 +162,20 @@ def in_turns(
         say(f"warm-up at {budget or pipe.tokens_total} tokens")
         first.append(ask(budget, "full" if count else "time"))
     times: list[dict[str, list[float]]] = [{} for _ in budgets]
-    for turn in range(repeats):
-        order = list(range(len(budgets)))
-        for index in order if turn % 2 == 0 else reversed(order):
-            say(f"turn {turn + 1} of {repeats} at {budgets[index] or pipe.tokens_total} tokens")
-            for cost in ask(budgets[index], "time").costs.stages:
-                times[index].setdefault(cost.stage, []).append(cost.ms)
+    for turn, index in turns(repeats, len(budgets)):
+        say(f"turn {turn + 1} of {repeats} at {budgets[index] or pipe.tokens_total} tokens")
+        for cost in ask(budgets[index], "time").costs.stages:
+            times[index].setdefault(cost.stage, []).append(cost.ms)
     return [
         (_with_medians(results, spent), spent) for results, spent in zip(first, times, strict=True)
     ]
+
+
+def turns(repeats: int, variants: int) -> Iterator[tuple[int, int]]:
+    """(turn, variant): every other turn the other way round."""
+    for turn in range(repeats):
+        order = range(variants) if turn % 2 == 0 else reversed(range(variants))
+        yield from ((turn, index) for index in order)
 
 
 def _with_medians(results: GroundingResults, times: dict[str, list[float]]) -> GroundingResults:

@@ -89,15 +89,3 @@ def times_text(ratio: float | None) -> str:
 def cell_text(spread: Spread | None) -> str:
     """A spread as text."""
     return "-" if spread is None else str(spread)
-
-
-def table_text(rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned with spaces: the first to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )

@@ -17,13 +17,19 @@ from litelvlm.bench.figures import (
     mib_text,
     ms_text,
     ratio_of,
-    table_text,
     times_text,
     versions,
 )
 from litelvlm.bench.sam import SamTiming, time_sam
 from litelvlm.pipeline import Pipeline
 from litelvlm.question import check_budget
+from litelvlm.tables import markdown_table, text_table
+
+HEADS = (
+    *("image tokens", "LLM tokens", "LLM prefill", "faster", "LLM activations, MiB", "less"),
+    *("KV cache, MiB", "LLM TFLOP", "selection", "first answer, encoding included", "less time"),
+    *("next answer, picture encoded", "faster than the first unpruned"),
+)
 
 
 @dataclass(frozen=True)
@@ -93,13 +99,11 @@ class BenchReport:
 
     def text(self) -> str:
         """For a terminal."""
-        return f"{self._head()}\n\n{table_text(self._cells())}\n\n{self._foot()}"
+        return f"{self._head()}\n\n{text_table([HEADS, *self._cells()])}\n\n{self._foot()}"
 
     def markdown(self) -> str:
         """For a README."""
-        first, *rest = self._cells()
-        lines = [first, ["---"] + ["---:"] * (len(first) - 1), *rest]
-        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        table = "\n".join(markdown_table(HEADS, self._cells()))
         return f"{self._head()}\n\n{table}\n\n{self._foot()}"
 
     def _head(self) -> str:
@@ -115,42 +119,24 @@ class BenchReport:
     def _cells(self) -> list[list[str]]:
         full = self.rows[0]
         first = self.first_ms(full)
-        cells = [
+        return [
             [
-                "image tokens",
-                "LLM tokens",
-                "LLM prefill",
-                "faster",
-                "LLM activations, MiB",
-                "less",
-                "KV cache, MiB",
-                "LLM TFLOP",
-                "selection",
-                "first answer, encoding included",
-                "less time",
-                "next answer, picture encoded",
-                "faster than the first unpruned",
+                str(row.tokens),
+                str(row.llm_tokens),
+                str(row.prefill),
+                times_text(full.prefill.median / row.prefill.median),
+                mib_text(row.llm_peak_bytes),
+                times_text(ratio_of(full.llm_peak_bytes, row.llm_peak_bytes)),
+                mib_text(row.kv_cache_bytes),
+                "-" if row.llm_flops is None else f"{row.llm_flops / 1e12:.3g}",
+                cell_text(row.select),
+                ms_text(self.first_ms(row)),
+                f"{1 - self.first_ms(row) / first:.0%}",
+                str(row.answer),
+                times_text(first / row.answer.median),
             ]
+            for row in self.rows
         ]
-        for row in self.rows:
-            cells.append(
-                [
-                    str(row.tokens),
-                    str(row.llm_tokens),
-                    str(row.prefill),
-                    times_text(full.prefill.median / row.prefill.median),
-                    mib_text(row.llm_peak_bytes),
-                    times_text(ratio_of(full.llm_peak_bytes, row.llm_peak_bytes)),
-                    mib_text(row.kv_cache_bytes),
-                    "-" if row.llm_flops is None else f"{row.llm_flops / 1e12:.3g}",
-                    cell_text(row.select),
-                    ms_text(self.first_ms(row)),
-                    f"{1 - self.first_ms(row) / first:.0%}",
-                    str(row.answer),
-                    times_text(first / row.answer.median),
-                ]
-            )
-        return cells
 
     def _foot(self) -> str:
         encode = ", ".join(f"{name} {spread}" for name, spread in self.encode.items())

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from litelvlm.bench.compare import Note
+from litelvlm.bench.compare import Note, turns
 from litelvlm.bench.figures import Spread
 from litelvlm.pipeline import Pipeline
+from litelvlm.profiling import Profiler
 from litelvlm.scene import EncodedImage
 
 
@@ -46,15 +45,16 @@ def time_sam(pipe: Pipeline, scene: EncodedImage, repeats: int, say: Note) -> Sa
         lambda: segmenter.encode_by_library(pixels),
     ]
     times: list[list[float]] = [[], []]
+    profiler = Profiler(device)
     with torch.inference_mode():
         embeddings = []
         for index, path in enumerate(paths):  # warm-up
             say(f"SAM encoder, {('this project', 'transformers')[index]}")
             embeddings.append(path())
-        for turn in range(repeats):
-            for index in (0, 1) if turn % 2 == 0 else (1, 0):
-                say(f"SAM encoder, turn {turn + 1} of {repeats}")
-                times[index].append(_clock(paths[index], device))
+        for turn, index in turns(repeats, 2):
+            say(f"SAM encoder, turn {turn + 1} of {repeats}")
+            profiler.run("sam_image", paths[index])
+            times[index].append(profiler.costs[-1].ms)
         say("SAM encoder in float32")
         embeddings.append(segmenter.encode_in_float32(pixels))
         # One prompt and a float32 decoder, so that only the encoder differs.
@@ -73,13 +73,3 @@ def time_sam(pipe: Pipeline, scene: EncodedImage, repeats: int, say: Note) -> Sa
         logit_scale=float(exact.std()),
         mask_agreement=float(((ours > 0) == (theirs > 0)).float().mean()),
     )
-
-
-def _clock(work: Callable[[], Any], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - start) * 1e3

@@ -59,9 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from litelvlm.annotate.sources import read_tasks
     from litelvlm.question import Question
 
-    for name in ("batch", "workers"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name} must be at least 1, got {getattr(args, name)}")
+    options.at_least_one(args, "batch", "workers")
     chosen = options.selection(args) | {"budget": options.number(args.budget), "view": args.view}
     Question(("anything",), **chosen)  # bad options are told before the model is loaded
     phrases = _phrases(args.phrases) if args.phrases else ()

@@ -10,7 +10,9 @@ import argparse
 import importlib.util
 import logging
 import os
+from dataclasses import fields
 
+from litelvlm.cli.options import at_least_one
 from litelvlm.errors import InputError
 
 HELP = "open the demo in the browser"
@@ -88,8 +90,7 @@ def _settings(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     auth = args.auth or os.environ.get("LITELVLM_AUTH")
     if auth is not None and not all(auth.partition(":")):
         raise InputError("--auth must be USER:PASSWORD")
-    if args.queue_size < 1:
-        raise InputError(f"--queue-size must be at least 1, got {args.queue_size}")
+    at_least_one(args, "queue_size")
     if args.port is not None and not 0 < args.port < 65536:
         raise InputError(f"--port must be in 1..65535, got {args.port}")
     for name in ("keep_minutes", "upload_mb", "disk_mb"):
@@ -98,18 +99,10 @@ def _settings(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     if args.mcp and importlib.util.find_spec("mcp") is None:
         raise InputError("--mcp needs one more package: pip install 'gradio[mcp]'")
     user, _, password = (auth or "").partition(":")
-    return Settings(
-        models=tuple(dict.fromkeys(models)),
-        device=args.device,
-        dtype=args.dtype,
-        host=args.host,
-        port=args.port,
-        queue_size=args.queue_size,
-        auth=(user, password) if auth else None,
-        mcp=args.mcp,
-        keep_minutes=args.keep_minutes,
-        upload_mb=args.upload_mb,
-        disk_mb=args.disk_mb,
-        root_path=args.root_path,
-        open_browser=args.open,
-    )
+    own = {
+        "models": tuple(dict.fromkeys(models)),
+        "auth": (user, password) if auth else None,
+        "open_browser": args.open,
+    }
+    names = {field.name for field in fields(Settings)} - set(own)
+    return Settings(**own, **{name: value for name, value in vars(args).items() if name in names})

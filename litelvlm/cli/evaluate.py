@@ -144,15 +144,10 @@ def run(args: argparse.Namespace) -> int:
     _, refused = processes.collect(0, refused)
     if processes.index:
         return 0
-    wanted = {unit[0].label: unit for unit in plan.units(pipe.tokens_total)}
-    pairs = {(u[0].label, u[1], u[2]) for u in plan.units(pipe.tokens_total)}
     if not total:
         raise InputError(f"{args.data}: no expressions to evaluate")
-    units = [
-        unit
-        for unit in store.read()
-        if unit.variant in wanted and (unit.variant, unit.budget, unit.seed) in pairs
-    ]
+    wanted = {(u[0].label, u[1], u[2]) for u in plan.units(pipe.tokens_total)}
+    units = [unit for unit in store.read() if (unit.variant, unit.budget, unit.seed) in wanted]
     if len({unit.key for unit in units}) < total:
         raise InputError(f"{args.out} must be one folder that all processes share")
     facts = {

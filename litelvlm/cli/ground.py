@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,11 +137,7 @@ def run(args: argparse.Namespace) -> int:
 def _document(scene: EncodedImage, results: GroundingResults) -> dict[str, Any]:
     """`results` as plain data, the costs of encoding the picture first."""
     document = results.to_json()
-    encode = [
-        {"stage": c.stage, "ms": c.ms, "peak_bytes": c.peak_bytes, "flops": c.flops}
-        for c in scene.costs
-    ]
-    document["costs"] = encode + document["costs"]
+    document["costs"] = [asdict(cost) for cost in scene.costs] + document["costs"]
     document["image_hw"] = list(scene.image.shape[:2])
     return document
 
@@ -173,10 +170,10 @@ def _write(
     files: dict[Path, Any] = {}
     for number, item in enumerate(results, 1):
         stem = folder / f"{number:02d}"
-        frame = item.selection.frame
-        heat = heat_layer(scores[number - 1], frame, threshold=item.selection.threshold)
+        frame = item.token_map.frame
+        heat = heat_layer(scores[number - 1], frame, threshold=item.token_map.threshold)
         files[Path(f"{stem}_mask.png")] = item.mask.astype(np.uint8) * 255
-        files[Path(f"{stem}_tokens.png")] = compose(scene.image, token_layer(item.selection))
+        files[Path(f"{stem}_tokens.png")] = compose(scene.image, token_layer(item.token_map))
         files[Path(f"{stem}_heatmap.png")] = compose(scene.image, heat)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -67,9 +67,8 @@ def load_model(args: argparse.Namespace) -> Any:
 
     import litelvlm
 
-    if args.threads is not None:
-        if args.threads < 1:
-            raise InputError(f"--threads must be at least 1, got {args.threads}")
+    at_least_one(args, "threads")
+    if args.threads:
         torch.set_num_threads(args.threads)
     return litelvlm.load(
         args.model,
@@ -88,6 +87,13 @@ def selection(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         **{name: getattr(args, name) for name in _MEANINGS},
     }
+
+
+def at_least_one(args: argparse.Namespace, *names: str) -> None:
+    """Raise `InputError` where one of these options is given and below 1."""
+    for name in names:
+        if (given := getattr(args, name)) is not None and given < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {given}")
 
 
 def words(given: Iterable[str]) -> list[str]:

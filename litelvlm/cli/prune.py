@@ -62,9 +62,7 @@ def run(args: argparse.Namespace) -> int:
     for name in ("model", "image", "question"):
         if not getattr(args, name):
             raise InputError(f"--{name} is missing")
-    for name in ("repeats", "max_new_tokens", "threads"):
-        if (given := getattr(args, name)) is not None and given < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {given}")
+    options.at_least_one(args, "repeats", "max_new_tokens", "threads")
     import torch
 
     from litelvlm.images import read_image
@@ -116,4 +114,4 @@ def _guide(text: str | None) -> Any:
     name, _, weights = text.partition(":")
     if not weights:
         raise InputError(f"--guide is NAME:WEIGHTS, got {text!r}")
-    return load_tower(name, weights).clip.eval()
+    return load_tower(name, weights).encoder.clip

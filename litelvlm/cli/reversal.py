@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     view = args.view or "crop"
     if args.clip:
         tower = load_tower(args.clip, args.pretrained, random_weights=args.random_weights)
-        tower.clip.to(device)
+        tower.encoder.clip.to(device)
     else:
         pipe = litelvlm.load(args.model or "nano", device=device)
         view = args.view or pipe.family.defaults.view

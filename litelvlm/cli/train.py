@@ -75,7 +75,9 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     plan = replace(recipe(args.scale), seed=args.seed)
-    stages = STAGES if args.stage == "all" else () if args.stage == "export" else (args.stage,)
+    stages = (
+        tuple(STAGES) if args.stage == "all" else () if args.stage == "export" else (args.stage,)
+    )
     if args.stage == "export" and args.export is None:
         raise InputError("--stage export needs --export FOLDER")
     if args.photos is not None:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from litelvlm.errors import InputError, unknown
+from litelvlm.resources import read_json
 
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -69,15 +70,6 @@ def read(benchmark: str, root: str | Path) -> Iterator[VqaItem]:
     yield from READERS[benchmark](folder)
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as fault:
-        raise InputError(f"{path}: cannot be read as JSON ({str(fault)[:80]})") from None
-
-
 def _get(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
     """A field of a record, or `InputError` naming the place and what is missing."""
     value = record.get(name) if isinstance(record, dict) else None
@@ -107,10 +99,10 @@ def _vqav2(root: Path) -> Iterator[VqaItem]:
     asked = root / "v2_OpenEnded_mscoco_val2014_questions.json"
     told = root / "v2_mscoco_val2014_annotations.json"
     answers = {}
-    for number, record in enumerate(_get(_json(told), "annotations", list, told.name)):
+    for number, record in enumerate(_get(read_json(told), "annotations", list, told.name)):
         where = f"{told.name}, annotation {number}"
         answers[_get(record, "question_id", int, where)] = _ten(record, where)
-    for number, record in enumerate(_get(_json(asked), "questions", list, asked.name)):
+    for number, record in enumerate(_get(read_json(asked), "questions", list, asked.name)):
         where = f"{asked.name}, question {number}"
         key, picture = (_get(record, name, int, where) for name in ("question_id", "image_id"))
         if key not in answers:
@@ -125,12 +117,7 @@ def _short(record: Any, name: str, where: str) -> str:
 
 def _gqa(root: Path) -> Iterator[VqaItem]:
     path = root / "testdev_balanced_questions.json"
-    records = _json(path)
-    if not isinstance(records, dict):
-        raise InputError(
-            f"{path.name}: is a {type(records).__name__}, expected an object of questions"
-        )
-    for key, record in records.items():
+    for key, record in read_json(path, dict).items():
         where = f"{path.name}, question {key}"
         picture = _get(record, "imageId", str, where)
         yield VqaItem(
@@ -143,7 +130,7 @@ def _gqa(root: Path) -> Iterator[VqaItem]:
 
 def _textvqa(root: Path) -> Iterator[VqaItem]:
     path = root / "TextVQA_0.5.1_val.json"
-    for number, record in enumerate(_get(_json(path), "data", list, path.name)):
+    for number, record in enumerate(_get(read_json(path), "data", list, path.name)):
         where = f"{path.name}, question {number}"
         picture = _get(record, "image_id", str, where)
         yield VqaItem(
@@ -212,7 +199,7 @@ def _mme(root: Path) -> Iterator[VqaItem]:
 
 
 def _scienceqa(root: Path) -> Iterator[VqaItem]:
-    problems, splits = _json(root / "problems.json"), _json(root / "pid_splits.json")
+    problems, splits = read_json(root / "problems.json"), read_json(root / "pid_splits.json")
     for key in _get(splits, "test", list, "pid_splits.json"):
         where = f"problems.json, problem {key}"
         record = _get(problems, str(key), dict, "problems.json")

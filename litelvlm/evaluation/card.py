@@ -20,6 +20,7 @@ from tqdm import tqdm
 from litelvlm.errors import InputError
 from litelvlm.metrics import mean_iou, overlap, reversal_auc, token_recall, total_iou
 from litelvlm.nano.scenes import benchmark
+from litelvlm.tables import markdown_table
 
 if TYPE_CHECKING:
     from litelvlm.pipeline import Pipeline
@@ -132,7 +133,7 @@ def _answer(
 
 def card_table(document: dict[str, Any]) -> list[str]:
     """Markdown of `card_figures`: measure, value, what is asked."""
-    lines = ["| measure | value | asked |", "| --- | ---: | ---: |"]
+    rows = []
     figures = document["figures"]
     names = [name for name in AIMS if name in figures]
     names += sorted(name for name in figures if name not in AIMS)
@@ -144,7 +145,8 @@ def card_table(document: dict[str, Any]) -> list[str]:
             bound, least = AIMS[name]
             met = value is not None and (value >= bound if least else value < bound)
             aim = f"{'≥' if least else '<'} {bound:.2f} {'✓' if met else 'missed'}"
-        lines.append(f"| {name} | {cell} | {aim} |")
+        rows.append((name, cell, aim))
+    lines = markdown_table(("measure", "value", "asked"), rows)
     lines += ["", f"{document['scenes']} scenes, split {document['split']}, {document['model']}."]
     return lines
 

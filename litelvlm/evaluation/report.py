@@ -19,6 +19,7 @@ from typing import Any
 from litelvlm.evaluation.plan import UNPRUNED
 from litelvlm.evaluation.records import Unit, merge
 from litelvlm.evaluation.summary import THRESHOLDS, CostRow, Row, summarise, summarise_costs
+from litelvlm.tables import markdown_table
 
 _INKS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#444444", "#8c6d31")
 
@@ -107,10 +108,7 @@ def paper_table(rows: Sequence[Row]) -> list[str]:
         for pair in pairs
     }
     whole = next((averages[pair] for pair in pairs if pair[1] == UNPRUNED), None)
-    lines = [
-        "| tokens | method | " + " | ".join(sources) + " | Avg | Rel. % |",
-        "| ---: | --- |" + " ---: |" * (len(sources) + 2),
-    ]
+    lines = []
     for pair in pairs:
         peers = [averages[p] for p in pairs if p[0] == pair[0] and averages[p] is not None]
         best = len(peers) > 1 and averages[pair] == max(peers)  # type: ignore[type-var]
@@ -122,11 +120,8 @@ def paper_table(rows: Sequence[Row]) -> list[str]:
         relative = own / whole if own is not None and whole else None
         average = _number(own, 100, 1)
         average = f"**{average}**" if best else average
-        lines.append(
-            f"| {pair[0]} | {title} | {' | '.join(cells)} | {average} | "
-            f"{_number(relative, 100, 1)} |"
-        )
-    return lines
+        lines.append([pair[0], title, *cells, average, _number(relative, 100, 1)])
+    return markdown_table(["tokens", "method", *sources, "Avg", "Rel. %"], lines, (1,))
 
 
 def score_table(rows: Sequence[Row]) -> list[str]:
@@ -134,25 +129,27 @@ def score_table(rows: Sequence[Row]) -> list[str]:
     heads = ["tokens", "method", "gIoU", "± seeds", "± data", "cIoU"]
     heads += [f"Pr@{at}" for at in THRESHOLDS]
     heads += ["recall", "gIoU rel. %", "cIoU rel. %", "tokens, mean over layers", "attention KiB"]
-    lines = [f"| {' | '.join(heads)} |", "| ---: | --- |" + " ---: |" * (len(heads) - 2)]
+    cells = []
     for row in rows:
         peers = [other.giou for other in rows if other.budget == row.budget and other.giou]
         giou = _number(row.giou, 100, 1)
-        cells = [
-            f"{row.budget}",
-            row.title,
-            f"**{giou}**" if len(peers) > 1 and row.giou == max(peers) else giou,
-            _number(row.giou_deviation, 100, 2),
-            _number(row.giou_error, 100, 1),
-            _number(row.ciou, 100, 1),
-            *(_number(row.precision[f"{at}"], 100, 1) for at in THRESHOLDS),
-            _number(row.recall, 100, 1),
-            _number(row.giou_relative, 1, 1),
-            _number(row.ciou_relative, 1, 1),
-            f"{row.mean_tokens:.0f}",
-            f"{row.attention_bytes / 1024:.0f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+        cells.append(
+            [
+                row.budget,
+                row.title,
+                f"**{giou}**" if len(peers) > 1 and row.giou == max(peers) else giou,
+                _number(row.giou_deviation, 100, 2),
+                _number(row.giou_error, 100, 1),
+                _number(row.ciou, 100, 1),
+                *(_number(row.precision[f"{at}"], 100, 1) for at in THRESHOLDS),
+                _number(row.recall, 100, 1),
+                _number(row.giou_relative, 1, 1),
+                _number(row.ciou_relative, 1, 1),
+                f"{row.mean_tokens:.0f}",
+                f"{row.attention_bytes / 1024:.0f}",
+            ]
+        )
+    lines = markdown_table(heads, cells, (1,))
     auc = next((row.auc for row in rows if row.auc is not None), None)
     if auc is not None:
         lines += ["", f"Reversal AUC {auc:.3f}: below 0.5, targets are *less* like their text."]
@@ -164,10 +161,7 @@ def cost_table(costs: Sequence[CostRow]) -> list[str]:
     stages = list(dict.fromkeys(row.stage for row in costs))
     ends = ["", " (MiB)"] if any(row.peak_bytes is not None for row in costs) else [""]
     heads = [stage + end for end in ends for stage in stages]
-    lines = [
-        f"| tokens | method | {' | '.join(heads)} |",
-        "| ---: | --- |" + " ---: |" * len(heads),
-    ]
+    lines = []
     groups: dict[tuple[str, int, str], dict[str, CostRow]] = {}
     for row in costs:
         groups.setdefault((row.source, row.budget, row.title), {})[row.stage] = row
@@ -175,8 +169,8 @@ def cost_table(costs: Sequence[CostRow]) -> list[str]:
         cells = [_number(its[s].ms, 1, 2) if s in its else "–" for s in stages]
         if len(ends) > 1:
             cells += [_number(its[s].peak_bytes, 2**-20, 1) if s in its else "–" for s in stages]
-        lines.append(f"| {budget} | {title} | {' | '.join(cells)} |")
-    return lines
+        lines.append([budget, title, *cells])
+    return markdown_table(["tokens", "method", *heads], lines, (1,))
 
 
 def _draw_curves(folder: Path, rows: Sequence[Row]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -148,16 +148,13 @@ def _row(
     source: str, variant: str, budget: int, units: list[Unit], whole: tuple[float | None, ...]
 ) -> Row:
     good = [unit for unit in units if unit.error is None]
-    by_seed: dict[int, list[Item]] = defaultdict(list)
-    for unit in units:
-        by_seed[unit.seed] += unit.items
-    seeds = [items for items in by_seed.values() if items]
+    seeds = _by_seed(units)
 
-    def over_seeds(score: Callable[[list[Item]], float | None]) -> tuple:  # type: ignore[type-arg]
-        return mean_and_deviation([score(items) for items in seeds])
+    def mean(scores: Iterable[float | None]) -> float | None:
+        return mean_and_deviation(list(scores))[0]
 
-    giou, giou_deviation = over_seeds(lambda items: mean_iou(map(_counts, items)))
-    ciou, ciou_deviation = over_seeds(lambda items: total_iou(map(_counts, items)))
+    giou, giou_deviation = mean_and_deviation([mean_iou(map(_counts, its)) for its in seeds])
+    ciou, ciou_deviation = mean_and_deviation([total_iou(map(_counts, its)) for its in seeds])
     kinds = sorted({item.kind for items in seeds for item in items} - {""})
     first = ious(map(_counts, seeds[0])) if seeds else np.zeros(0)
     return Row(
@@ -170,36 +167,37 @@ def _row(
         attention_bytes=_mean([unit.attention_bytes for unit in good]) or 0.0,
         expressions=len(first),
         failed=len(units) - len(good),
-        seeds=len(by_seed),
+        seeds=len({unit.seed for unit in units}),
         giou=giou,
         giou_deviation=giou_deviation,
         giou_error=float(first.std(ddof=1) / len(first) ** 0.5) if len(first) > 1 else None,
         ciou=ciou,
         ciou_deviation=ciou_deviation,
         precision={
-            f"{at}": mean_and_deviation([share_above(map(_counts, items), at) for items in seeds])[
-                0
-            ]
+            f"{at}": mean(share_above(map(_counts, items), at) for items in seeds)
             for at in THRESHOLDS
         },
-        recall=over_seeds(lambda items: _mean([item.recall for item in items]))[0],
-        auc=over_seeds(lambda items: _mean([item.auc for item in items]))[0],
+        recall=mean(_mean([item.recall for item in items]) for items in seeds),
+        auc=mean(_mean([item.auc for item in items]) for items in seeds),
         giou_relative=_percent(giou, whole[0]),
         ciou_relative=_percent(ciou, whole[1]),
         by_kind={
-            kind: mean_and_deviation(
-                [mean_iou(_counts(item) for item in items if item.kind == kind) for items in seeds]
-            )[0]
+            kind: mean(mean_iou(_counts(i) for i in items if i.kind == kind) for items in seeds)
             for kind in kinds
         },
     )
 
 
-def _scores(units: list[Unit]) -> tuple[float | None, float | None]:
-    by_seed: dict[int, list[Item]] = defaultdict(list)
+def _by_seed(units: list[Unit]) -> list[list[Item]]:
+    """The items of each seed that has any."""
+    items: dict[int, list[Item]] = defaultdict(list)
     for unit in units:
-        by_seed[unit.seed] += unit.items
-    seeds = [list(map(_counts, items)) for items in by_seed.values() if items]
+        items[unit.seed] += unit.items
+    return [each for each in items.values() if each]
+
+
+def _scores(units: list[Unit]) -> tuple[float | None, float | None]:
+    seeds = [list(map(_counts, items)) for items in _by_seed(units)]
     return (
         mean_and_deviation([mean_iou(items) for items in seeds])[0],
         mean_and_deviation([total_iou(items) for items in seeds])[0],

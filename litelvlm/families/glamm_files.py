@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from litelvlm.config import FORMAT, ModelConfig, PromptConfig, SelectionConfig
 from litelvlm.errors import ModelError
-from litelvlm.models.files import ModelSource, folder_beside, index, read_json
+from litelvlm.models.files import ModelSource, folder_beside, index, read_object
 from litelvlm.models.names import (
     CLIP_MEAN,
     CLIP_STD,
@@ -244,11 +244,11 @@ def open_original(
             f"{folder}: {layout} without a mask branch; a variant that only writes does not load"
         )
     preprocessor = clip / "preprocessor_config.json"
-    added = read_json(folder / "added_tokens.json")
+    added = read_object(folder / "added_tokens.json")
     try:
         dual = clip_config(
-            read_json(clip / "config.json"),
-            read_json(preprocessor) if preprocessor.is_file() else None,
+            read_object(clip / "config.json"),
+            read_object(preprocessor) if preprocessor.is_file() else None,
         )
         segmenter = sam_config(shapes)
         vocabulary = shapes["language.model.embed_tokens.weight"][0]
@@ -291,21 +291,21 @@ def _language(
         if not isinstance(raw.get(setting), int):
             raise ModelError(f"{folder / 'config.json'}: {setting} is {raw.get(setting)!r}")
     heads = raw["num_attention_heads"]
-    return {
-        "vocab_size": vocabulary,  # config.json files of fine-tuned models often forget the added
-        "hidden_size": raw["hidden_size"],
-        "intermediate_size": raw["intermediate_size"],
-        "num_hidden_layers": raw["num_hidden_layers"],
-        "num_attention_heads": heads,
+    language = _llama(
+        vocabulary,  # config.json files of fine-tuned models often forget the added
+        raw["hidden_size"],
+        raw["intermediate_size"],
+        layers=raw["num_hidden_layers"],
+        heads=heads,
+        length=raw.get("max_position_embeddings", 2048),
+    )
+    return language | {
         "num_key_value_heads": raw.get("num_key_value_heads") or heads,
-        "max_position_embeddings": raw.get("max_position_embeddings", 2048),
         "rms_norm_eps": raw.get("rms_norm_eps", 1e-6),
         "rope_theta": raw.get("rope_theta") or 10000.0,
         "hidden_act": raw.get("hidden_act", "silu"),
         "tie_word_embeddings": bool(raw.get("tie_word_embeddings", False)),
-        "bos_token_id": tokens["bos"],
-        "eos_token_id": tokens["eos"],
-        "pad_token_id": tokens["pad"],
+        **{f"{name}_token_id": tokens[name] for name in ("bos", "eos", "pad")},
     }
 
 

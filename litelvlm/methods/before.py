@@ -122,6 +122,7 @@ def visionzip(view: TokenView, budget: int, options: SelectionOptions) -> Select
     tokens = gather_tokens(view.hidden.float(), rest)
     joins = F.one_hot((keys @ keys[:, places].transpose(1, 2)).argmax(-1), contextual).float()
     joins[:, places] = 0  # targets join nobody
+    # (B, R, contextual) turned, times (B, R, D): the mean of those that joined each target
     joined = joins.transpose(1, 2) @ tokens / joins.sum(1).clamp(min=1).unsqueeze(-1)
     merged = (tokens[:, places] + joined).to(view.hidden.dtype)
 
@@ -160,7 +161,7 @@ def prumerge_plus(view: TokenView, budget: int, options: SelectionOptions) -> Se
     near.scatter_(2, kept.unsqueeze(-1), -torch.inf)  # not itself
     near = near.argsort(dim=-1, descending=True, stable=True)[..., : min(32, count - 1)]
     weights = torch.zeros(batch, kept.shape[1], count, device=tokens.device)
-    weights.scatter_(2, near, 1.0)
+    weights.scatter_(2, near, 1.0)  # (B, K - 1, N)
     merged = gather_tokens(tokens, kept) + (weights * score.unsqueeze(1)) @ tokens
     others = score.masked_fill(mask_of(kept, count), 0.0).unsqueeze(1) @ tokens
     selection = _with_extra(view.hidden, kept, merged, others, gathered=True)
@@ -182,6 +183,7 @@ def vispruner(view: TokenView, budget: int, options: SelectionOptions) -> Select
     cosine = unit @ unit.transpose(1, 2)  # once for all rounds
     while surplus := rest.shape[1] - (budget - budget // 2):
         even, odd = rest[:, ::2], rest[:, 1::2]
+        # (B, R/2, N) -> (B, R/2, R/2): cosine of each even with each odd one
         pairs = gather_tokens(cosine, even).gather(
             2, odd.unsqueeze(1).expand(-1, even.shape[1], -1)
         )
@@ -206,6 +208,7 @@ def cdpruner(view: TokenView, budget: int, options: SelectionOptions) -> Selecti
     low, high = relevance.amin(-1, keepdim=True), relevance.amax(-1, keepdim=True)
     relevance = _precise((relevance - low + 1e-6) / (high - low).clamp(min=1e-6))
     unit = _precise(F.normalize(view.need("llm").float(), dim=-1))
+    # (B, N, 1) * (B, N, N) * (B, 1, N)
     kernel = relevance.unsqueeze(2) * (unit @ unit.transpose(1, 2)) * relevance.unsqueeze(1)
     return in_raster_order(_greedy_determinant(kernel, budget))
 
@@ -242,7 +245,7 @@ def scope(view: TokenView, budget: int, options: SelectionOptions) -> Selection:
     """
     check_budget(budget, view.hidden.shape[1])
     unit = F.normalize(view.hidden.float(), dim=-1)
-    cosine = unit @ unit.transpose(1, 2)
+    cosine = unit @ unit.transpose(1, 2)  # (B, N, N)
     attended = _attended(view) * view.heads  # their sum over heads
     cover = torch.zeros_like(attended)
     taken = torch.zeros_like(attended, dtype=torch.bool)
@@ -253,7 +256,7 @@ def scope(view: TokenView, budget: int, options: SelectionOptions) -> Selection:
         chosen.append(_first_best(gain.masked_fill(taken, -torch.inf)))
         taken[rows, chosen[-1]] = True
         cover = torch.maximum(cover, cosine[rows, chosen[-1]])
-    return in_raster_order(torch.stack(chosen, dim=1))
+    return in_raster_order(torch.stack(chosen, dim=1))  # (B, K)
 
 
 def vscan_encoder(view: TokenView, budget: int, options: SelectionOptions) -> Selection:

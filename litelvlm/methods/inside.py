@@ -9,12 +9,6 @@ counts them in float32. (The authors' codes switch the whole layer to plain atte
 rows.) `layer_tokens` tells how long the sequence really was in each layer, which is what a method
 saves. The budget counts image tokens where a docstring says so; all start from all N patches.
 
-Signature: rule(llama, inputs_embeds, attention_mask, position_ids, image_span, budget):
-
-    inputs_embeds (P, S, L), one row a phrase; attention_mask (P, S), 1 = real, 0 = padding;
-    position_ids (P, S); image_span (start, stop), rows of the N image tokens in the sequence;
-    budget 1..N.
-
 "The last token" is the last real one that was given: in forced mode the end of the answer.
 SparseVLM's text is all that follows the image.
 
@@ -33,8 +27,6 @@ import torch
 from torch import Tensor
 
 from litelvlm.methods.view import InsideResult, best, check_budget
-
-Score = Callable[["_State", Any], tuple[Tensor, int]]
 
 
 @dataclass(frozen=True)
@@ -72,40 +64,87 @@ class _Trace:
     attention_bytes: int = 0
 
 
-def fastv(
-    llama: Any,
-    inputs_embeds: Tensor,
-    attention_mask: Tensor,
-    position_ids: Tensor,
-    image_span: tuple[int, int],
-    budget: int,
-) -> InsideResult:
+@dataclass(frozen=True)
+class Inside:
+    """A method as data: one loop over the layers runs them all.
+
+    Attributes:
+        schedule: (budget, N, number of layers) -> layer whose attention ranks the image tokens ->
+            how many of them go on.
+        by_text: ranked by the text tokens that rate, see `_raters`, not by the last token.
+        after: dropped after the layer that ranks them, not before it.
+        renumber: positions are renumbered after every drop; else the given ones stay.
+        merge: the best of the dropped go on as the means of clusters.
+    """
+
+    schedule: Callable[[int, int, int], dict[int, int]]
+    by_text: bool = False
+    after: bool = True
+    renumber: bool = True
+    merge: bool = False
+
+    def __call__(
+        self,
+        llama: Any,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        image_span: tuple[int, int],
+        budget: int,
+    ) -> InsideResult:
+        """Run the language model, dropping image tokens on the way.
+
+        Args:
+            llama: a transformers `LlamaModel`.
+            inputs_embeds: (P, S, L), one row a phrase.
+            attention_mask: (P, S), 1 = real, 0 = padding.
+            position_ids: (P, S).
+            image_span: (start, stop), rows of the N image tokens in the sequence.
+            budget: 1..N.
+        """
+        state = _begin(llama, inputs_embeds, attention_mask, position_ids, image_span, budget)
+        trace = _Trace()
+        count = state.numbers.shape[1]
+        left = self.schedule(budget, count, len(llama.layers))
+        raters = _raters(state) if self.by_text else None
+        for number, layer in enumerate(llama.layers):
+            keep, order = left.get(number, count), None
+            if keep < state.numbers.shape[1]:
+                score = _score(state, layer, raters, trace)  # (P, M)
+                order = best(score, state.numbers.shape[1])
+            if order is not None and not self.after:
+                state = self._drop(state, order, keep, llama)
+            state = _step(state, layer, trace)
+            if order is not None and self.after:
+                state = self._drop(state, order, keep, llama)
+        return InsideResult(
+            hidden=llama.norm(state.hidden),
+            places=state.places,
+            kept=state.numbers,
+            layer_tokens=tuple(trace.layer_tokens),
+            attention_bytes=trace.attention_bytes,
+        )
+
+    def _drop(self, state: _State, order: Tensor, keep: int, llama: Any) -> _State:
+        """Keep the first of (P, M) image tokens, best first, in the order of the sequence."""
+        extra = None
+        merged = order[:, keep:][:, : round(0.3 * (order.shape[1] - keep))]
+        if self.merge and merged.shape[1]:
+            extra = density_clusters(_pick(state.hidden[:, state.image], merged))
+        chosen = order[:, :keep].sort(dim=-1).values
+        return _drop(state, chosen, llama, renumber=self.renumber, extra=extra)
+
+
+def fastv(budget: int, count: int, depth: int) -> dict[int, int]:
     """FastV (Chen et al., ECCV 2024; github.com/pkunlp-icler/FastV).
 
     After two layers, keep the `budget` image tokens that the last token attends to most in the
     second layer (mean of heads). Raster order and the given position ids stay.
     """
-    state, trace = _begin(llama, inputs_embeds, attention_mask, position_ids, image_span, budget)
-    cut = min(2, len(llama.layers) - 1)
-    for number, layer in enumerate(llama.layers):
-        chosen = None
-        if number == cut - 1 and budget < state.numbers.shape[1]:
-            score = _last_row(state, layer, trace)
-            chosen = best(score, budget).sort(dim=-1).values
-        state = _step(state, layer, trace, llama)
-        if chosen is not None:
-            state = _drop(state, chosen, llama, renumber=False)
-    return _finish(state, trace, llama)
+    return {min(2, depth - 1) - 1: budget}
 
 
-def pyramiddrop(
-    llama: Any,
-    inputs_embeds: Tensor,
-    attention_mask: Tensor,
-    position_ids: Tensor,
-    image_span: tuple[int, int],
-    budget: int,
-) -> InsideResult:
+def pyramiddrop(budget: int, count: int, depth: int) -> dict[int, int]:
     """PyramidDrop (Xing et al., CVPR 2025; github.com/Cooperx521/PyramidDrop).
 
     Before a quarter, half and three quarters of the layers, keep an equal fraction of the image
@@ -113,31 +152,13 @@ def pyramiddrop(
     keys). The fraction is such that `budget` tokens reach the last quarter; the paper's one half
     makes that N / 8. Raster order; positions are renumbered after every drop.
     """
-    state, trace = _begin(llama, inputs_embeds, attention_mask, position_ids, image_span, budget)
-    count, depth = state.numbers.shape[1], len(llama.layers)
-    left = {
+    return {
         min(_scaled(8 * stage, depth), depth - 1): round(count * (budget / count) ** (stage / 3))
         for stage in (1, 2, 3)
     }
-    for number, layer in enumerate(llama.layers):
-        if left.get(number, count) < state.numbers.shape[1]:
-            score = _last_row(state, layer, trace)
-            chosen = best(score, left[number]).sort(dim=-1).values
-            state = _drop(state, chosen, llama, renumber=True)
-        state = _step(state, layer, trace, llama)
-    return _finish(state, trace, llama)
 
 
-def sparsevlm(
-    llama: Any,
-    inputs_embeds: Tensor,
-    attention_mask: Tensor,
-    position_ids: Tensor,
-    image_span: tuple[int, int],
-    budget: int,
-    *,
-    merge: bool = True,
-) -> InsideResult:
+def sparsevlm(budget: int, count: int, depth: int) -> dict[int, int]:
     """SparseVLM (Zhang et al., ICML 2025; github.com/Gumpest/SparseVLMs, first version).
 
     Raters: text tokens after the image to which the image tokens give more than the average
@@ -151,43 +172,17 @@ def sparsevlm(
     first layers see all tokens, so with a small budget or in a shallow model the average stays
     above it. Cuts that fall on the same layer become one, the later.
     """
-    state, trace = _begin(llama, inputs_embeds, attention_mask, position_ids, image_span, budget)
-    raters = _raters(state)
-    count, depth = state.numbers.shape[1], len(llama.layers)
-    left = dict(
-        zip((_scaled(cut, depth) for cut in (2, 6, 15)), stage_counts(budget, count), strict=True)
+    cuts = zip(
+        (_scaled(cut, depth) for cut in (2, 6, 15)), stage_counts(budget, count), strict=True
     )
-    for number, layer in enumerate(llama.layers):
-        chosen = merged = None
-        # Nothing is dropped after the last layer: nobody would read it.
-        if left.get(number, count) < state.numbers.shape[1] and number < depth - 1:
-            score = _rater_rows(state, layer, raters, trace)
-            order = best(score, state.numbers.shape[1])
-            chosen = order[:, : left[number]].sort(dim=-1).values
-            dropped = order[:, left[number] :]
-            merged = dropped[:, : round(0.3 * dropped.shape[1])] if merge else None
-        state = _step(state, layer, trace, llama)
-        if chosen is not None:
-            extra = None
-            if merged is not None and merged.shape[1]:
-                rows = state.hidden[:, state.image]
-                extra = density_clusters(_pick(rows, merged))
-            state = _drop(state, chosen, llama, renumber=True, extra=extra)
-    return _finish(state, trace, llama)
+    # Nothing is dropped after the last layer: nobody would read it.
+    return {layer: left for layer, left in cuts if layer < depth - 1}
 
 
-def sparsevlm_without_merge(
-    llama: Any,
-    inputs_embeds: Tensor,
-    attention_mask: Tensor,
-    position_ids: Tensor,
-    image_span: tuple[int, int],
-    budget: int,
-) -> InsideResult:
-    """`sparsevlm` that forgets what it drops."""
-    return sparsevlm(
-        llama, inputs_embeds, attention_mask, position_ids, image_span, budget, merge=False
-    )
+FASTV = Inside(fastv, renumber=False)
+PYRAMIDDROP = Inside(pyramiddrop, after=False)
+SPARSEVLM = Inside(sparsevlm, by_text=True, merge=True)
+SPARSEVLM_WITHOUT_MERGE = replace(SPARSEVLM, merge=False)
 
 
 def _begin(
@@ -197,7 +192,7 @@ def _begin(
     position_ids: Tensor,
     image_span: tuple[int, int],
     budget: int,
-) -> tuple[_State, _Trace]:
+) -> _State:
     start, stop = image_span
     phrases, length = inputs_embeds.shape[:2]
     if not 0 <= start < stop <= length:
@@ -219,10 +214,10 @@ def _begin(
         start=start,
         cosine_sine=llama.rotary_emb(inputs_embeds, position_ids=position_ids),
         layer_mask=None if bare else _layer_mask(inputs_embeds, mask, llama),
-    ), _Trace()
+    )
 
 
-def _step(state: _State, layer: Any, trace: _Trace, llama: Any) -> _State:
+def _step(state: _State, layer: Any, trace: _Trace) -> _State:
     """Run one layer."""
     trace.layer_tokens.append(state.hidden.shape[1])
     hidden = layer(
@@ -232,16 +227,6 @@ def _step(state: _State, layer: Any, trace: _Trace, llama: Any) -> _State:
         position_embeddings=state.cosine_sine,
     )
     return replace(state, hidden=hidden)
-
-
-def _finish(state: _State, trace: _Trace, llama: Any) -> InsideResult:
-    return InsideResult(
-        hidden=llama.norm(state.hidden),
-        places=state.places,
-        kept=state.numbers,
-        layer_tokens=tuple(trace.layer_tokens),
-        attention_bytes=trace.attention_bytes,
-    )
 
 
 def _layer_mask(hidden: Tensor, mask: Tensor, llama: Any) -> Tensor:
@@ -255,19 +240,21 @@ def _layer_mask(hidden: Tensor, mask: Tensor, llama: Any) -> Tensor:
     return torch.zeros_like(allowed, dtype=hidden.dtype).masked_fill(~allowed, least)
 
 
-def _last_row(state: _State, layer: Any, trace: _Trace) -> Tensor:
-    """(P, M): attention of the last real token to the image tokens in this layer, mean of heads."""
-    rows = torch.arange(state.mask.shape[1], device=state.mask.device)
-    last = torch.where(state.mask, rows, -1).amax(dim=-1, keepdim=True)  # (P, 1)
-    return _attention(state, layer, last, trace).squeeze(1)
+def _score(state: _State, layer: Any, raters: Tensor | None, trace: _Trace) -> Tensor:
+    """(P, M): attention to the image tokens in this layer, mean of heads.
 
-
-def _rater_rows(state: _State, layer: Any, raters: Tensor, trace: _Trace) -> Tensor:
-    """(P, M): mean attention of the raters to the image tokens in this layer, mean of heads."""
+    Args:
+        raters: (P, text after the image) bool, whose mean attention it is; None for the last real
+            token's.
+    """
+    if raters is None:
+        rows = torch.arange(state.mask.shape[1], device=state.mask.device)
+        last = torch.where(state.mask, rows, -1).amax(dim=-1, keepdim=True)  # (P, 1)
+        return _attention(state, layer, last, trace).squeeze(1)
     after = torch.arange(state.image.stop, state.hidden.shape[1], device=state.hidden.device)
-    rows = _attention(state, layer, after.expand(len(state.hidden), -1), trace)  # (P, text, M)
+    found = _attention(state, layer, after.expand(len(state.hidden), -1), trace)  # (P, text, M)
     weights = raters.float() / raters.sum(dim=-1, keepdim=True).clamp(min=1)
-    return (weights.unsqueeze(1) @ rows).squeeze(1)
+    return (weights.unsqueeze(1) @ found).squeeze(1)
 
 
 def _attention(state: _State, layer: Any, rows: Tensor, trace: _Trace) -> Tensor:
@@ -346,6 +333,7 @@ def _raters(state: _State) -> Tensor:
     real = state.mask[:, state.image.stop :]
     if not text.shape[1]:
         raise ValueError("SparseVLM needs text after the image")
+    # (P, M, L) @ (P, L, text) -> (P, M, text)
     logits = (image @ text.transpose(1, 2)).masked_fill(~real.unsqueeze(1), -torch.inf)
     weight = logits.softmax(dim=-1).mean(dim=1)  # (P, text)
     average = weight.sum(-1, keepdim=True) / real.sum(-1, keepdim=True).clamp(min=1)

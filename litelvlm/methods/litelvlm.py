@@ -98,11 +98,11 @@ def plus(
     y, x = torch.meshgrid(*(torch.arange(side) / side for side in view.grid), indexing="ij")
     where = choices.space * torch.stack([y, x], -1).reshape(1, count, 2).to(device)
     content = F.normalize(view.hidden.float(), dim=-1)
-    points = torch.cat([content, where.expand(batch, -1, -1)], -1)
-    distance = torch.cdist(points, points)
+    points = torch.cat([content, where.expand(batch, -1, -1)], -1)  # (B, N, D + 2)
+    distance = torch.cdist(points, points)  # (B, N, N)
     # With no lattice all are far, beyond any distance, and the least like the phrase comes first.
     far = distance.amax() + 1 + count - place
-    nearest = torch.where(covered.unsqueeze(1), distance, far.unsqueeze(-1)).amin(-1)
+    nearest = torch.where(covered.unsqueeze(1), distance, far.unsqueeze(-1)).amin(-1)  # (B, N)
     kept = covered.clone()
     rows = torch.arange(batch, device=device)
     for _ in range(shown):

@@ -172,7 +172,7 @@ METHODS: dict[str, Method] = {
         _inside(
             "fastv",
             "FastV",
-            inside.fastv,
+            inside.FASTV,
             "Chen et al., ECCV 2024; github.com/pkunlp-icler/FastV",
             "After two layers, the image tokens the last token attends to most.",
             "original",
@@ -180,7 +180,7 @@ METHODS: dict[str, Method] = {
         _inside(
             "pyramiddrop",
             "PyramidDrop",
-            inside.pyramiddrop,
+            inside.PYRAMIDDROP,
             "Xing et al., CVPR 2025; github.com/Cooperx521/PyramidDrop",
             "An equal fraction is dropped at each quarter of the depth, by the last token.",
             "compact",
@@ -188,7 +188,7 @@ METHODS: dict[str, Method] = {
         _inside(
             "sparsevlm",
             "SparseVLM",
-            inside.sparsevlm,
+            inside.SPARSEVLM,
             "Zhang et al., ICML 2025; github.com/Gumpest/SparseVLMs",
             "Three cuts by the attention of relevant text tokens; the dropped are clustered.",
             "compact",
@@ -196,7 +196,7 @@ METHODS: dict[str, Method] = {
         _inside(
             "sparsevlm-no-merge",
             "SparseVLM (no merge)",
-            inside.sparsevlm_without_merge,
+            inside.SPARSEVLM_WITHOUT_MERGE,
             "Zhang et al., ICML 2025; github.com/Gumpest/SparseVLMs",
             "Three cuts by the attention of relevant text tokens; the dropped are lost.",
             "compact",

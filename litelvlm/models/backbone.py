@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from litelvlm.models.names import SAM_MEAN, SAM_STD
+
 STAGES = (1, 2, 4, 6)  # blocks that end at strides 4, 8, 16 and 32
 WIDTHS = (24, 40, 112, 320)
 
@@ -98,7 +100,7 @@ class PatchStem(nn.Module):
         """Features at strides 16 and 32 -> (B, width, S/32, S/32)."""
         fused = self.fine(F.pixel_unshuffle(sixteenth, 2)) + self.coarse(deepest)
         fused = fused + self.top(self.backbone.top(deepest))
-        return fused + self.mix(fused)
+        return fused + self.mix(fused)  # (B, width, S/32, S/32)
 
 
 @dataclass
@@ -111,11 +113,12 @@ class Encoded:
 class PyramidEncoder(nn.Module):
     """Pixels -> SAM's image embedding at stride 16, from the backbone's features.
 
+    SAM's normalisation of the pixels is undone here: the backbone has its own.
+
     Args:
         backbone: shared with the dual encoder.
         width: C, channels of the embedding.
         layers: residual 3 x 3 convolutions after the features are summed.
-        mean, std: of SAM's pixels, undone here; the backbone has its own.
     """
 
     def __init__(self, backbone: Backbone, width: int, layers: int = 3) -> None:
@@ -131,8 +134,8 @@ class PyramidEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Encoded:
         """(B, 3, S, S), normalised and padded as SAM's, -> (B, C, S/16, S/16)."""
-        mean = pixels.new_tensor((123.675, 116.28, 103.53)).view(1, 3, 1, 1)
-        std = pixels.new_tensor((58.395, 57.12, 57.375)).view(1, 3, 1, 1)
+        mean = pixels.new_tensor(SAM_MEAN).view(1, 3, 1, 1)
+        std = pixels.new_tensor(SAM_STD).view(1, 3, 1, 1)
         return Encoded(self.fuse(*self.backbone((pixels * std + mean - 127) / 128)[1:]))
 
     def fuse(self, eighth: Tensor, sixteenth: Tensor, deepest: Tensor) -> Tensor:

@@ -101,16 +101,14 @@ def build_clip(config: dict[str, Any]) -> nn.Module:
     return clip
 
 
-class DualEncoder:
-    """The two towers of an open_clip CLIP whose image tower is a plain ViT with a class token.
+class Towers:
+    """The two towers of any CLIP of open_clip: pixels in, texts into the space they share.
 
     Args:
         clip: the module, from `build_clip` or `open_clip.create_model`.
         image_mean: RGB mean of the training pictures, 0..1; default: OpenAI's.
         image_std: RGB standard deviation likewise.
-
-    Raises:
-        ModelError: the image tower is not open_clip's own ViT or has fewer than three blocks.
+        tokenize: texts -> (T, length) token ids; default: CLIP's own.
     """
 
     def __init__(
@@ -118,24 +116,55 @@ class DualEncoder:
         clip: nn.Module,
         image_mean: Sequence[float] = open_clip.OPENAI_DATASET_MEAN,
         image_std: Sequence[float] = open_clip.OPENAI_DATASET_STD,
+        tokenize: Any = None,
     ) -> None:
         self.clip: Any = clip
         self.image_mean = tuple(image_mean)
         self.image_std = tuple(image_std)
+        visual: Any = self.clip.visual
+        size: Any = visual.image_size
+        self.image_size: int = size[0] if isinstance(size, (tuple, list)) else size
+        self._tokenizer = tokenize or open_clip.tokenizer.SimpleTokenizer(
+            context_length=self.clip.context_length
+        )
+
+    def pixels(self, image: np.ndarray, view: str = "crop") -> Tensor:
+        """(H, W, 3) uint8 -> (1, 3, S, S) float32, resampled, cut and normalised as for CLIP."""
+        square = torch.from_numpy(np.array(clip_square(image, self.image_size, view)))
+        mean, std = torch.tensor(self.image_mean), torch.tensor(self.image_std)
+        return ((square / 255 - mean) / std).permute(2, 0, 1).unsqueeze(0)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> (T, E), in the space that patches are projected into, not normalised."""
+        if not texts:
+            raise InputError("no text given")
+        ids = self._tokenizer(list(texts)).to(next(self.clip.parameters()).device)
+        return self.clip.encode_text(ids)
+
+
+class DualEncoder(Towers):
+    """The two towers of an open_clip CLIP whose image tower is a plain ViT with a class token.
+
+    Args:
+        clip, image_mean, image_std: see `Towers`.
+
+    Raises:
+        ModelError: the image tower is not open_clip's own ViT or has fewer than three blocks.
+    """
+
+    def __init__(self, clip: nn.Module, *statistics: Sequence[float], **named: Any) -> None:
+        super().__init__(clip, *statistics, **named)
         visual: Any = self.clip.visual
         if type(visual) is not open_clip.transformer.VisionTransformer:
             raise ModelError(f"image tower is a {type(visual).__name__}, expected a plain ViT")
         self.layers = len(visual.transformer.resblocks)
         if self.layers < 3:
             raise ModelError(f"image tower has {self.layers} blocks, at least 3 are needed")
-        self.image_size: int = visual.image_size[0]
         self.grid: tuple[int, int] = tuple(visual.grid_size)
         self.heads: int = visual.transformer.resblocks[-1].attn.num_heads
-        module: Any = clip
-        self.context_length: int = module.context_length
+        self.context_length: int = self.clip.context_length
         # One early block, at a depth of 5/24 as in CLIP-L, for rules that look at local detail.
         self.early = max(1, round(self.layers * 5 / 24)) - self.layers
-        self._tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=self.context_length)
 
     @staticmethod
     def named(model: str, pretrained: str | None = None) -> dict[str, Any]:
@@ -152,12 +181,6 @@ class DualEncoder:
         if pretrained == "openai" and not config["quick_gelu"]:
             raise ModelError(f"OpenAI weights need {model}-quickgelu, got {model}")
         return config
-
-    def pixels(self, image: np.ndarray, view: str = "crop") -> Tensor:
-        """(H, W, 3) uint8 -> (1, 3, S, S) float32, resampled, cut and normalised as for CLIP."""
-        square = torch.from_numpy(np.array(clip_square(image, self.image_size, view)))
-        mean, std = torch.tensor(self.image_mean), torch.tensor(self.image_std)
-        return ((square / 255 - mean) / std).permute(2, 0, 1).unsqueeze(0)
 
     def encode_image(self, pixels: Tensor) -> ImageTokens:
         """(B, 3, S, S) normalised pixels -> patch tokens; the last block does not run."""
@@ -202,13 +225,6 @@ class DualEncoder:
             values=F.linear(states[:, 1:], w_v, b_v),
             heads=attention.num_heads,
         )
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> (T, E), the end-of-text state through the text projection, not normalised."""
-        if not texts:
-            raise InputError("no text given")
-        ids = self._tokenizer(list(texts)).to(self.clip.text_projection.device)
-        return self.clip.encode_text(ids)
 
     def is_cut(self, text: str) -> bool:
         """Whether CLIP's context is too short for a text, so that its end is not read."""

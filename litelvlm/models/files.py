@@ -6,7 +6,6 @@ files are opened with `weights_only=True` and can run no code.
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import warnings
@@ -21,8 +20,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from litelvlm.errors import ModelError
+from litelvlm.errors import ModelError, one_line
 from litelvlm.models.names import Place
+from litelvlm.resources import read_json
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
@@ -75,28 +75,15 @@ class ModelSource:
         return sum(entry.bytes for entry in self.entries.values())
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object, or `ModelError` naming the file and the fault."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as fault:
-        raise ModelError(f"{path}: cannot be read as JSON ({first_line(fault)})") from None
-    if not isinstance(raw, dict):
-        raise ModelError(f"{path}: holds a {type(raw).__name__}, expected an object")
-    return raw
+    return read_json(path, dict, ModelError)
 
 
 def read_vocabulary(folder: Path) -> frozenset[str] | None:
     """Words of a model with a closed vocabulary, from vocabulary.json; None without one."""
     path = folder / "vocabulary.json"
-    if not path.is_file():
-        return None
-    try:
-        return frozenset(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as fault:
-        raise ModelError(f"{path}: cannot be read as a list of words ({fault})") from None
+    return frozenset(map(str, read_json(path, list, ModelError))) if path.is_file() else None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -108,7 +95,7 @@ def weight_files(folder: Path) -> list[Path]:
     for stem, ending in (("model", "safetensors"), ("pytorch_model", "bin")):
         index = folder / f"{stem}.{ending}.index.json"
         if index.is_file():
-            shards = read_json(index).get("weight_map")
+            shards = read_object(index).get("weight_map")
             if not isinstance(shards, dict) or not shards:
                 raise ModelError(f"{index}: no weight_map")
             names = sorted({str(shard) for shard in shards.values()})
@@ -143,11 +130,11 @@ def _open(path: Path) -> Iterator[Mapping[str, Any]]:
                 raise ModelError(f"{path}: not a checkpoint (expected tensors by name)")
             yield held
     except pickle.UnpicklingError as fault:
-        raise ModelError(f"{path}: not a safe checkpoint ({first_line(fault)})") from None
+        raise ModelError(f"{path}: not a safe checkpoint ({one_line(fault, 160)})") from None
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as fault:
         if isinstance(fault, ModelError) or "out of memory" in str(fault).lower():
             raise
-        raise ModelError(f"{path}: corrupt or cut short ({first_line(fault)})") from None
+        raise ModelError(f"{path}: corrupt or cut short ({one_line(fault, 160)})") from None
 
 
 class _Safetensors(Mapping[str, Any]):
@@ -290,11 +277,7 @@ def download(repository: str, revision: str | None) -> Path:
                 return folder
     except (OSError, ValueError, RuntimeError) as fault:
         # The hub's own errors are OSErrors; no network and no cache end here too.
-        raise ModelError(f"cannot fetch {repository} from the hub ({first_line(fault)})") from None
+        raise ModelError(
+            f"cannot fetch {repository} from the hub ({one_line(fault, 160)})"
+        ) from None
     raise ModelError(f"{repository}: no weights (model.safetensors or pytorch_model.bin)")
-
-
-def first_line(fault: BaseException) -> str:
-    """The first line of an error's text, short enough for a one-line message."""
-    text = str(fault).strip().split("\n")[0]
-    return (text[:157] + "...") if len(text) > 160 else text or type(fault).__name__

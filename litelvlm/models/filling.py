@@ -96,11 +96,11 @@ def fill_random(
             value[: len(unit) - start] = unit[start:]
             tail = value[len(unit) - start :]
             whole = len(tail) // len(unit)
-            tail[: whole * len(unit)].view(whole, len(unit))[:] = unit
+            tail[: whole * len(unit)].view(whole, len(unit))[:] = unit  # a row a whole block
             tail[whole * len(unit) :] = unit[: len(tail) - whole * len(unit)]
         else:
             value = (torch.rand(count, generator=generator) * 2 - 1).to(kind)
-        value = value.view(shape)
+        value = value.view(shape)  # (count,) -> as the module has it
         if name.endswith("shared_image_embedding.positional_embedding"):
             pass  # SAM's random frequencies, of order one
         elif name.endswith(("pos_embed", "positional_embedding")):

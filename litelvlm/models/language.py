@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from litelvlm.errors import ModelError
+from litelvlm.errors import ModelError, one_line
 from litelvlm.models.prompt import PromptIds
 
 
@@ -75,7 +75,7 @@ class Generation:
 def build_llama(config: dict[str, Any]) -> LlamaForCausalLM:
     """LLaMA from keyword arguments of `LlamaConfig`, with fused attention (SDPA)."""
     settings = {"attn_implementation": "sdpa", **config}
-    theta = settings.pop("rope_theta", 10000.0)  # moved into rope_parameters in transformers 5
+    theta = settings.pop("rope_theta", 10000.0)  # in rope_parameters from transformers 5 on
     settings.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": theta})
     return LlamaForCausalLM(LlamaConfig(**settings))
 
@@ -92,7 +92,7 @@ def load_tokenizer(folder: Path) -> Any:
         if (folder / "tokenizer.model").is_file():
             return LlamaTokenizer.from_pretrained(str(folder))
     except Exception as fault:  # the tokenizer libraries raise bare Exceptions
-        raise ModelError(f"{folder}: tokenizer cannot be read ({str(fault)[:80]})") from None
+        raise ModelError(f"{folder}: tokenizer cannot be read ({one_line(fault, 80)})") from None
     raise ModelError(f"{folder}: no tokenizer.json and no tokenizer.model")
 
 
@@ -157,7 +157,7 @@ class LanguageModel:
             [[*prompt.after, *[pad] * (longest - len(prompt.after))] for prompt in prompts],
             device=device,
         )
-        embeds = torch.cat([embed(before), image, embed(after)], dim=1)
+        embeds = torch.cat([embed(before), image, embed(after)], dim=1)  # (P, S, L)
 
         rows = len(prompts)
         if places is None:
@@ -165,6 +165,7 @@ class LanguageModel:
         else:
             text = torch.arange(start + total + longest, device=device).expand(rows, -1)
             places = torch.where(places < 0, total - 1, places)
+            # (P, before), (P, K), (P, after) -> (P, S)
             positions = torch.cat([text[:, :start], start + places, text[:, start + total :]], 1)
         lengths = tuple(prompt.length(kept) for prompt in prompts)
         return Sequences(embeds, positions, lengths, start)
@@ -216,8 +217,8 @@ class LanguageModel:
             cache.crop(-written)
         lengths = torch.tensor(sequences.lengths, device=device)
         row = torch.arange(rows, device=device)
-        position = sequences.positions[row, lengths - 1]
-        mask = (torch.arange(width, device=device) < lengths[:, None]).long()
+        position = sequences.positions[row, lengths - 1]  # (P,), of the last real token
+        mask = (torch.arange(width, device=device) < lengths[:, None]).long()  # (P, S)
         ids: list[list[int]] = [[] for _ in range(rows)]
         found: list[list[Tensor]] = [[] for _ in range(rows)]
         running = [True] * rows
@@ -233,14 +234,14 @@ class LanguageModel:
             if not any(running) or step == max_new_tokens - 1:
                 break
             position = position + 1
-            mask = torch.cat([mask, mask.new_ones(rows, 1)], dim=1)
+            mask = torch.cat([mask, mask.new_ones(rows, 1)], dim=1)  # (P, S + step + 1)
             state = self.llama.model(
                 inputs_embeds=self.llama.get_input_embeddings()(token)[:, None],
                 position_ids=position[:, None],
                 attention_mask=mask,
                 use_cache=True,
                 **{name: cache},
-            ).last_hidden_state[:, 0]
+            ).last_hidden_state[:, 0]  # (P, L)
         empty = state.new_zeros(0, state.shape[-1])
         return [
             Generation(tuple(new), torch.stack(states) if states else empty)

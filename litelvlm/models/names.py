@@ -21,6 +21,10 @@ from typing import Any
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
+# The same of SAM, 0..255 scale.
+SAM_MEAN = (123.675, 116.28, 103.53)
+SAM_STD = (58.395, 57.12, 57.375)
+
 PREFIXES = ("dual_encoder", "language", "projector", "seg_head", "segmenter")
 
 

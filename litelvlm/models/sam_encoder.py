@@ -63,10 +63,11 @@ def _attend(attention: Any, states: Tensor, window: int) -> Tensor:
     split = (batch, down, size, across, side, 3, heads, dim // heads)
     query, key, value = qkv.view(split).permute(5, 0, 1, 3, 6, 2, 4, 7).unbind(0)
     query, key = _with_positions(attention, query, key)
-    value = value.reshape(-1, size * side, dim // heads)
-    mixed = _softmax_attention(query, key, value)
+    value = value.reshape(-1, size * side, dim // heads)  # (G, S, d)
+    mixed = _softmax_attention(query, key, value)  # (G, S, d)
+    # (B, down, across, heads, rows, columns, d) -> (B, down, rows, across, columns, heads, d)
     mixed = mixed.view(batch, down, across, heads, size, side, -1).permute(0, 1, 4, 2, 5, 3, 6)
-    mixed = mixed.reshape(batch, down * size, across * side, dim)
+    mixed = mixed.reshape(batch, down * size, across * side, dim)  # (B, h, w, D), padded
     # Contiguous: a linear layer falls back to a slow batched product otherwise.
     return attention.proj(mixed[:, :height, :width].contiguous())
 
@@ -94,7 +95,7 @@ def _with_positions(attention: Any, query: Tensor, key: Tensor) -> tuple[Tensor,
         one = torch.eye(columns, dtype=key.dtype, device=key.device)
         long_key[..., dim + rows :] = one
     long_query[..., :dim] *= attention.scale  # after the positions, which read it unscaled
-    return long_query.flatten(1, 2), long_key.flatten(1, 2)
+    return long_query.flatten(1, 2), long_key.flatten(1, 2)  # rows and columns become S
 
 
 def _softmax_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -108,14 +109,14 @@ def _softmax_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         turned = key[chosen].transpose(1, 2).contiguous()  # else copied once a block of queries
         for start in range(0, length, span):
             part = slice(start, start + span)
-            logits = query[chosen, part] @ turned
+            logits = query[chosen, part] @ turned  # (many, span, S)
             mixed[chosen, part] = logits.softmax(-1) @ value[chosen]
     return mixed
 
 
 def _perceptron(mlp: nn.Module, states: Tensor) -> Tensor:
     """A perceptron in blocks of tokens, whose hidden layer stays in the cache."""
-    flat = states.flatten(0, -2)
+    flat = states.flatten(0, -2)  # (B h w, D)
     if len(flat) <= ROWS:
         return mlp(states)
     return torch.cat([mlp(part) for part in flat.split(ROWS)]).view_as(states)

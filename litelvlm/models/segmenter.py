@@ -18,9 +18,7 @@ from transformers import SamConfig, SamModel
 from litelvlm.geometry import MaskFrame, sam_corner, sam_hw, sam_resize
 from litelvlm.models import sam_encoder
 from litelvlm.models.backbone import Backbone, PyramidEncoder
-
-PIXEL_MEAN = (123.675, 116.28, 103.53)  # 0..255 scale
-PIXEL_STD = (58.395, 57.12, 57.375)
+from litelvlm.models.names import SAM_MEAN, SAM_STD
 
 
 def build_sam(config: dict[str, Any]) -> SamModel:
@@ -64,7 +62,7 @@ class Segmenter:
     def pixels(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 -> (1, 3, S, S) float32: resized, normalised, zero-padded."""
         resized = torch.from_numpy(np.array(sam_resize(image, self.size))).float()
-        pixels = ((resized - torch.tensor(PIXEL_MEAN)) / torch.tensor(PIXEL_STD)).permute(2, 0, 1)
+        pixels = ((resized - torch.tensor(SAM_MEAN)) / torch.tensor(SAM_STD)).permute(2, 0, 1)
         height, width = pixels.shape[1:]
         left, top = sam_corner((height, width), self.size, self.place)
         right, bottom = self.size - width - left, self.size - height - top
@@ -115,16 +113,33 @@ class Segmenter:
             (P, 4h, 4w) mask logits of the padded square (mask where > 0), and (P,) SAM's own
             estimates of their IoU.
         """
-        dense = self.sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
-        places = self.sam.get_image_wide_positional_embeddings()
         pictures = len(embedding)
-        masks, quality = self.sam.mask_decoder(
-            image_embeddings=embedding,
-            image_positional_embeddings=places.expand(pictures, -1, -1, -1),
-            sparse_prompt_embeddings=prompts.to(embedding.dtype).view(
-                pictures, -1, 1, prompts.shape[-1]
-            ),
-            dense_prompt_embeddings=dense.expand_as(embedding),
-            multimask_output=False,
-        )
-        return masks.flatten(0, 1)[:, 0], quality.flatten(0, 1)[:, 0]
+        places = self.sam.get_image_wide_positional_embeddings().expand(pictures, -1, -1, -1)
+        sparse = prompts.to(embedding.dtype).view(pictures, -1, 1, prompts.shape[-1])
+        masks, quality = prompted_masks(self.sam, embedding, sparse, places)
+        return masks.flatten(0, 1), quality.flatten(0, 1)
+
+
+def prompted_masks(
+    sam: Any, embedding: Tensor, sparse: Tensor, places: Tensor
+) -> tuple[Tensor, Tensor]:
+    """SAM's mask decoder, one mask a prompt.
+
+    Args:
+        sam: from `build_sam`.
+        embedding: (B, C, h, w), of B pictures.
+        sparse: (B, P, 1, C), one token a prompt.
+        places: (B, C, h, w), position embedding of the pictures.
+
+    Returns:
+        (B, P, 4h, 4w) mask logits and (B, P) estimates of their IoU.
+    """
+    dense = sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+    masks, quality = sam.mask_decoder(
+        image_embeddings=embedding,
+        image_positional_embeddings=places,
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense.expand_as(embedding),
+        multimask_output=False,
+    )
+    return masks[:, :, 0], quality[..., 0]

@@ -125,9 +125,10 @@ def _render(
     longest: float,
     paint: Paint | None = None,
 ) -> np.ndarray:
-    """Scale, flip and turn a sprite. (h, w, 4) uint8, premultiplied, cropped to its frame.
+    """Scale, flip and turn a sprite, painted anew if `paint` is given (see `any_paint`).
 
-    paint: see `any_paint`; None leaves the variant its own colours.
+    Returns:
+        (h, w, 4) uint8, premultiplied, cropped to its frame.
     """
     level = 0 if longest >= 70 else 1 if longest >= 38 else 2
     if paint is None:

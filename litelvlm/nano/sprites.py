@@ -9,7 +9,7 @@ where no single colour word is true of it. A tenth of the variants is held out f
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -142,10 +142,7 @@ def kinds() -> dict[str, Kind]:
             tuple(words[name]),
             tuple(word for word in groups[name] if not word.startswith("~")),
             tuple(word[1:] for word in groups[name] if word.startswith("~")),
-            tuple(
-                Variant(v.key, v.name, v.stem, v.colour, v.mask, v.letter, v.key in held)
-                for v in variants[name]
-            ),
+            tuple(replace(variant, held_out=variant.key in held) for variant in variants[name]),
         )
         for name in sorted(words)
     }
@@ -230,10 +227,7 @@ def any_paint(rng: np.random.Generator, name: str) -> Paint:
 
 
 def repainted(pixels: np.ndarray, variant: Variant, paint: Paint) -> np.ndarray:
-    """The drawing of a variant in another paint, as `sprite` gives and takes it.
-
-    pixels: (h, w, 4) uint8 of `sprite(variant.stem)`, of any size.
-    """
+    """A drawing in another paint: (h, w, 4) uint8 of `sprite(variant.stem)`, of any size."""
     masks = (v.mask for v in kinds()[variant.name].variants if v.stem == variant.stem and v.mask)
     alpha = np.ascontiguousarray(pixels[..., 3])
     whole = np.maximum(alpha, 1)[..., None].astype(np.uint16)

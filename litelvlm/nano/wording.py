@@ -14,22 +14,20 @@ T = TypeVar("T")
 
 # Templates: {x} target, {y} landmark (with its article), {k} order word, {xs} plural.
 PLACES: dict[str, tuple[str, ...]] = {
-    "left": (
-        "left {x}",
-        "{x} on the left",
-        "{x} on left",
-        "{x} to the left",
-        "{x} on the left side",
-    ),
-    "right": (
-        "right {x}",
-        "{x} on the right",
-        "{x} on right",
-        "{x} to the right",
-        "{x} on the right side",
-    ),
-    "top": ("top {x}", "upper {x}", "{x} at the top", "{x} at top"),
-    "bottom": ("bottom {x}", "lower {x}", "{x} at the bottom", "{x} at bottom"),
+    **{
+        side: (
+            f"{side} {{x}}",
+            f"{{x}} on the {side}",
+            f"{{x}} on {side}",
+            f"{{x}} to the {side}",
+            f"{{x}} on the {side} side",
+        )
+        for side in ("left", "right")
+    },
+    **{
+        side: (f"{side} {{x}}", f"{word} {{x}}", f"{{x}} at the {side}", f"{{x}} at {side}")
+        for side, word in (("top", "upper"), ("bottom", "lower"))
+    },
     "middle": (
         "middle {x}",
         "center {x}",
@@ -37,20 +35,16 @@ PLACES: dict[str, tuple[str, ...]] = {
         "{x} in the center",
         "{x} in middle",
     ),
-    "top left": ("top left {x}", "upper left {x}", "{x} in the top left", "{x} at top left"),
-    "top right": ("top right {x}", "upper right {x}", "{x} in the top right", "{x} at top right"),
-    "bottom left": (
-        "bottom left {x}",
-        "lower left {x}",
-        "{x} in the bottom left",
-        "{x} at bottom left",
-    ),
-    "bottom right": (
-        "bottom right {x}",
-        "lower right {x}",
-        "{x} in the bottom right",
-        "{x} at bottom right",
-    ),
+    **{
+        f"{up} {side}": (
+            f"{up} {side} {{x}}",
+            f"{word} {side} {{x}}",
+            f"{{x}} in the {up} {side}",
+            f"{{x}} at {up} {side}",
+        )
+        for up, word in (("top", "upper"), ("bottom", "lower"))
+        for side in ("left", "right")
+    },
 }
 RELATIONS: dict[str, tuple[str, ...]] = {
     "left": ("{x} left of {y}", "{x} to the left of {y}", "{x} on the left of {y}"),
@@ -76,10 +70,8 @@ SIZES: dict[str, tuple[str, ...]] = {
 }
 COMPARING = ("bigger", "larger", "smaller")
 SIDES: dict[str, tuple[str, ...]] = {
-    "left": ("{k} {x} from the left", "{k} {x} from left"),
-    "right": ("{k} {x} from the right", "{k} {x} from right"),
-    "top": ("{k} {x} from the top", "{k} {x} from top"),
-    "bottom": ("{k} {x} from the bottom", "{k} {x} from bottom"),
+    side: (f"{{k}} {{x}} from the {side}", f"{{k}} {{x}} from {side}")
+    for side in ("left", "right", "top", "bottom")
 }
 ORDER = (("first", "1st"), ("second", "2nd"), ("third", "3rd"), ("fourth", "4th"), ("fifth", "5th"))
 COLOURED = ("{c} {x}", "{c} {x}", "{c} {x}", "{c} {x}", "{x} that is {c}", "{c} colored {x}")

@@ -39,6 +39,7 @@ from litelvlm.plugin.record import PictureRecord, PieceRecord, PrunedInputs
 from litelvlm.plugin.scores import Guide, OwnClip, TokensOnly, Viewer
 from litelvlm.pruning import Reason, Selection
 from litelvlm.question import check_choice
+from litelvlm.selecting import check_method
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Pruner:
             return self._prune(encoded, pictures, owner, questions, budget, positions)
 
     def _scorer(self, guide: Any, clip: Any) -> TokensOnly:
-        rule, name = self.method, self.family.name
+        rule = self.method
         if rule.where != "before":
             raise InputError(
                 f"method {rule.name!r} prunes inside the language model, which the plug-in leaves "
@@ -145,12 +146,7 @@ class Pruner:
             )
         own = guide is None and OwnClip.fits(self.model)
         kind: type[TokensOnly] = Guide if guide is not None else OwnClip if own else TokensOnly
-        if missing := rule.needs - kind.offers:
-            able = ", ".join(m.name for m in METHODS.values() if m.needs <= kind.offers)
-            raise InputError(
-                f"method {rule.name!r} needs {', '.join(sorted(missing))}, which {name} does not "
-                f"offer: give guide= a CLIP; methods that work without: {able}"
-            )
+        check_method(rule, kind.offers, self.family.name, ": give guide= a CLIP")
         if guide is not None:
             return Guide(guide, rule.needs)
         return OwnClip(self.model, rule.needs, clip) if own else TokensOnly()

@@ -13,6 +13,7 @@ import numpy as np
 
 from litelvlm.errors import InputError
 from litelvlm.images import FORMATS, MAX_PIXELS, read_image
+from litelvlm.models.prompt import plain
 
 MAX_PHRASES = 6
 MAX_LETTERS = 200  # in one phrase
@@ -111,7 +112,7 @@ def check_phrases(given: Any) -> tuple[str, ...]:
             raise InputError(
                 f"A phrase of {len(phrase)} characters is too long: at most {MAX_LETTERS}."
             )
-        if not any(letter.isalnum() for letter in phrase):
+        if not plain(phrase):
             raise InputError(f"There is no word in “{phrase[:20]}”: name the thing to look for.")
     return phrases
 

@@ -198,7 +198,7 @@ def tokens(given: Answer, index: int) -> str:
     """Which patches entered the language model for one phrase, and why."""
     item, facts = given.pruned[index], given.facts(index)
     hw = view_size(given.picture.image.shape[:2])
-    layer = viz.token_layer(item.selection, hw)
+    layer = viz.token_layer(item.token_map, hw)
     dropped = facts.total - sum(facts.kept.values())
     words = [f"{count} {viz.REASON_NAMES[reason]}" for reason, count in sorted(facts.kept.items())]
     alt = f"Token map of “{item.phrase}”: {', '.join(words)}, {dropped} dropped"
@@ -225,7 +225,7 @@ def tokens(given: Answer, index: int) -> str:
             f"chance would give {_percent(sum(facts.kept.values()) / facts.total)}."
         )
     if given.pruned.costs.method != "none":
-        count = len(item.selection.indices)
+        count = len(item.token_map.indices)
         lines += [
             f"<b>{number} of {count}</b> tokens are the same "
             + ("without a phrase (context alone)." if name == BLIND else f"for “{esc(name)}”.")
@@ -259,8 +259,8 @@ def similarity(given: Answer, index: int) -> str:
     """CLIP's signed similarity of each patch to the phrase, and whether it is reversed."""
     item, facts = given.pruned[index], given.facts(index)
     values = given.similarity[index]
-    cut = item.selection.threshold
-    frame = item.selection.frame
+    cut = item.token_map.threshold
+    frame = item.token_map.frame
     hw = view_size(given.picture.image.shape[:2])
     layer = viz.heat_layer(values, frame, hw, threshold=cut)
     scale = viz.colour_scale(values[viz.seen_patches(frame)])

@@ -70,7 +70,7 @@ class Answer:
     def facts(self, index: int) -> Facts:
         """What can be read off the token map and the similarity of one phrase."""
         item = self.pruned[index]
-        frame = item.selection.frame
+        frame = item.token_map.frame
         inside = frame.coverage(item.mask)
         others = [frame.coverage(other.mask) for other in self.pruned if other is not item]
         elsewhere = np.max([np.zeros(frame.count), *others], axis=0)
@@ -78,23 +78,23 @@ class Answer:
         things = (elsewhere >= 0.5) | (inside >= 0.5)
         # Patches of the padding say nothing about the picture.
         seen = frame.coverage(np.ones(frame.image_hw, bool)) >= 0.5
-        x0, y0, x1, y1 = item.selection.frame.seen_box
-        height, width = item.selection.frame.image_hw
+        x0, y0, x1, y1 = item.token_map.frame.seen_box
+        height, width = item.token_map.frame.image_hw
         return Facts(
-            kept={r: int((item.selection.reason == r).sum()) for r in set(item.selection.reason)},
-            entered=len(item.selection.order),
-            total=item.selection.frame.count,
-            recall=token_recall(item.selection.kept(), inside),
+            kept={r: int((item.token_map.reason == r).sum()) for r in set(item.token_map.reason)},
+            entered=len(item.token_map.order),
+            total=item.token_map.frame.count,
+            recall=token_recall(item.token_map.kept(), inside),
             unseen=1.0 - max(0.0, (x1 - x0) * (y1 - y0)) / (width * height),
             auc=reversal_auc(self.similarity[index][seen & ground], inside[seen & ground]),
             auc_things=reversal_auc(self.similarity[index][things], inside[things]),
             shares={
-                reason: token_recall(item.selection.kept(reason), inside)
-                for reason in set(item.selection.reason)
+                reason: token_recall(item.token_map.kept(reason), inside)
+                for reason in set(item.token_map.reason)
             },
             inside=inside,
             seen=seen,
-            padding=int((item.selection.kept() & ~viz.seen_patches(frame)).sum()),
+            padding=int((item.token_map.kept() & ~viz.seen_patches(frame)).sum()),
         )
 
 
@@ -186,7 +186,7 @@ def _in_common(
     pipe: Pipeline, scene: EncodedImage, results: GroundingResults, ask: Question
 ) -> tuple[dict[str, int], ...]:
     """Per phrase: how many of its tokens the other phrases keep too, and a rule blind to any."""
-    kept = [set(item.selection.indices.tolist()) for item in results]
+    kept = [set(item.token_map.indices.tolist()) for item in results]
     found: list[dict[str, int]] = [
         {
             other.phrase: len(kept[number] & kept[place])
@@ -210,7 +210,7 @@ def _similarity(
     text: str | None,
 ) -> np.ndarray:
     """(T, N) float32, taken from the results where the method used it."""
-    known = [item.selection.similarity for item in results]
+    known = [item.token_map.similarity for item in results]
     if all(scores is not None for scores in known):
         return np.stack(known)  # type: ignore[arg-type]
     form = text or pipe.family.defaults.text

@@ -230,7 +230,9 @@ def stored_photos(cache: Path) -> tuple[list[Photo], np.ndarray]:
 class Said:
     """A phrase true of some things of a photo.
 
-    kind: "name", "place", "size", "order", "relation" or "plural".
+    Attributes:
+        kind: "name", "place", "size", "order", "relation" or "plural".
+        fits: the things that its noun fits.
     """
 
     text: str

@@ -44,9 +44,9 @@ def place_waves(rows: int, cols: int, width: int, octaves: int = 4) -> torch.Ten
 def build_language(config: dict[str, Any], mimetic: bool = True) -> nn.Module:
     """An untrained `transformers.LlamaForCausalLM` from keyword arguments of `LlamaConfig`.
 
-    mimetic: start each attention head close to content matching, W_q W_k^T and W_v W_o near
-    scaled identities (Trockman & Kolter 2023, "Mimetic initialization of self-attention
-    layers"). Without it the attention that ties a word to the patches it names forms late.
+    `mimetic` starts each attention head close to content matching, W_q W_k^T and W_v W_o near
+    scaled identities (Trockman & Kolter 2023, "Mimetic initialization of self-attention layers").
+    Without it the attention that ties a word to the patches it names forms late.
     """
     model = build_llama(config)
     if mimetic:

@@ -15,8 +15,10 @@ the reversal that low-similarity pruning builds on. `litelvlm.nano.train.probe` 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litelvlm.models.names import CLIP_MEAN, CLIP_STD
 from litelvlm.models.prompt import plain
 from litelvlm.nano.sprites import COLOURS
 from litelvlm.nano.train.builders import build_dual_encoder
@@ -37,7 +38,7 @@ from litelvlm.nano.train.common import (
     rank_and_world,
     seed_everything,
 )
-from litelvlm.nano.train.targets import IGNORE, chw, normalise, patch_targets, squared
+from litelvlm.nano.train.targets import IGNORE, chw, clip_pixels, patch_targets, squared, stacked
 
 if TYPE_CHECKING:
     from litelvlm.nano.scenes import SceneRecipe
@@ -58,11 +59,16 @@ def block(layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
 def patch_features(
     visual: nn.Module, pixels: Tensor, window: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """H and the image embedding.
+    """The patch tokens H, and the image embedding.
 
-    pixels: (B, 3, h, w) normalised; window: (B, 2) int64 row and column of the picture's first
-    patch in the position table, None for pictures of the full size.
-    Returns H (B, N, W) without the class token, and the mean-pooled embedding (B, E).
+    Args:
+        visual: open_clip's image tower.
+        pixels: (B, 3, h, w), normalised.
+        window: (B, 2) int64, row and column of the picture's first patch in the position table;
+            None for pictures of the full size.
+
+    Returns:
+        H, (B, N, W) without the class token, and the mean-pooled embedding, (B, E).
     """
     x = visual.conv1(pixels)
     rows, cols = x.shape[-2:]
@@ -83,10 +89,17 @@ def patch_features(
 
 
 def text_features(clip: nn.Module, ids: Tensor) -> Tensor:
-    """Text embeddings (T, E), not normalised, as `clip.encode_text` gives them.
+    """Text embeddings, not normalised, as `clip.encode_text` gives them.
 
-    ids: (T, context) int64. The text tower is causal and reads the end-of-text state, so the
-    columns after the longest text need not run.
+    The text tower is causal and reads the end-of-text state, so the columns after the longest text
+    need not run.
+
+    Args:
+        clip: the dual encoder.
+        ids: (T, context) int64.
+
+    Returns:
+        (T, E).
     """
     end = ids.argmax(-1)
     length = int(end.max()) + 1
@@ -103,11 +116,7 @@ def projected(visual: nn.Module, patches: Tensor) -> Tensor:
 
 
 class DenseHead(nn.Module):
-    """Names what lies under each patch, linearly (train-time only).
-
-    forward(H): (B, N, W) -> class logits (B, N, C + 1), colour logits (B, N, colours),
-    box edges (B, N, 4) and the patch's place (B, N, 2), see `patch_targets`.
-    """
+    """Names what lies under each patch of C classes, linearly (train-time only)."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
@@ -122,9 +131,9 @@ class DenseHead(nn.Module):
 
 @dataclass(frozen=True)
 class ClipBatches:
-    """Makes batch `number`: pictures, texts, patch targets; picklable for workers.
+    """Makes a batch by its number: pictures, texts, patch targets; picklable for workers.
 
-    small, full: recipes of half-size and full-size pictures; full ones from batch `switch` on.
+    Half-size pictures by the recipe `small`, full ones by `full` from batch `switch` on.
     """
 
     small: SceneRecipe
@@ -147,49 +156,39 @@ class ClipBatches:
         rng = np.random.default_rng((self.seed, number))
         full = number >= self.switch
         recipe, count = (self.full, self.scenes_full) if full else (self.small, self.scenes)
-        images, kinds, colours, boxes, places, present, windows = [], [], [], [], [], [], []
+        out: dict[str, list[Any]] = defaultdict(list)
         texts: list[str] = []
-        owner: list[int] = []
-        wanted: list[np.ndarray] = []
-        inside: list[np.ndarray] = []
         for i in range(count):
             side = self.grid * 14 if full else self.grid * 7
             scene = squared(make_scene(self.seed + number * self.scenes + i, recipe), side)
             kind, colour, box, cover = patch_targets(scene, table)
-            images.append(chw(scene.image))
-            kinds.append(kind)
-            colours.append(colour)
-            boxes.append(box)
-            windows.append(rng.integers(0, self.grid - side // 14 + 1, 2))
+            window = rng.integers(0, self.grid - side // 14 + 1, 2)
             y, x = np.divmod(np.arange(len(kind)), side // 14)
-            places.append((np.stack([x, y], 1) + windows[-1][::-1] + 0.5) / self.grid)
+            place = (np.stack([x, y], 1) + window[::-1] + 0.5) / self.grid
             here = np.zeros(len(table), bool)
             here[[table[o.name] for o in scene.objects]] = True
-            present.append(here)
+            for key, value in (
+                ("images", chw(scene.image)),
+                ("kind", kind),
+                ("colour", colour),
+                ("box", box),
+                ("place", place.astype(np.float32)),
+                ("window", window),
+                ("present", here),
+            ):
+                out[key].append(value)
             usable = [e for e in scene.expressions if e.targets]
             picks = rng.permutation(len(usable))[: self.texts - 1]
             said = [(scene.caption, tuple(range(len(scene.objects))))]
             said += [(plain(usable[j].text), usable[j].targets) for j in picks]
             for text, targets in said:
                 texts.append(text)
-                owner.append(i)
                 want = np.zeros(len(table), bool)
                 want[[table[scene.objects[t].name] for t in targets]] = True
-                wanted.append(want)
-                inside.append(cover[:, [t + 1 for t in targets]].sum(1))
-        return {
-            "images": torch.stack(images),
-            "kind": torch.from_numpy(np.stack(kinds)),
-            "colour": torch.from_numpy(np.stack(colours)),
-            "box": torch.from_numpy(np.stack(boxes)),
-            "place": torch.from_numpy(np.stack(places).astype(np.float32)),
-            "window": torch.from_numpy(np.stack(windows)),
-            "present": torch.from_numpy(np.stack(present)),
-            "texts": tokenize(texts, context_length=self.context),
-            "owner": torch.tensor(owner),
-            "wanted": torch.from_numpy(np.stack(wanted)),
-            "inside": torch.from_numpy(np.stack(inside).astype(np.float32)),
-        }
+                share = cover[:, [t + 1 for t in targets]].sum(1).astype(np.float32)
+                for key, value in (("owner", i), ("wanted", want), ("inside", share)):
+                    out[key].append(value)
+        return stacked(out) | {"texts": tokenize(texts, context_length=self.context)}
 
 
 def contrastive(
@@ -197,9 +196,15 @@ def contrastive(
 ) -> Tensor:
     """InfoNCE in both directions over T texts and B pictures, false negatives left out.
 
-    image (B, E) and text (T, E) unit vectors; owner (T,) the picture of each text;
-    wanted (T, C), present (B, C) bool: classes a text names, classes a picture shows. A picture
-    of another scene that shows all a text names is no negative for it.
+    A picture of another scene that shows all a text names is no negative for it.
+
+    Args:
+        image: (B, E), unit vectors.
+        text: (T, E), likewise.
+        scale: of the logits.
+        owner: (T,), the picture of each text.
+        wanted: (T, C) bool, classes a text names.
+        present: (B, C) bool, classes a picture shows.
     """
     logits = scale * text @ image.T
     own = F.one_hot(owner, len(image)).bool()
@@ -245,8 +250,10 @@ def dense_losses(
 def reversal_loss(similarity: Tensor, inside: Tensor, margin: float) -> Tensor:
     """Hinge that asks a phrase's own patches to be less similar to it than the others.
 
-    similarity (T, N) cosine of each text with each patch of its picture; inside (T, N) share of
-    the patch its referents fill. Returns the mean hinge.
+    Args:
+        similarity: (T, N), cosine of each text with each patch of its picture.
+        inside: (T, N), share of the patch its referents fill.
+        margin: of cosine.
     """
     own = (inside > 0.5).float()
     out = (inside <= 0).float()
@@ -272,9 +279,8 @@ def train_clip(
     visual = clip.visual
     head = DenseHead(visual.conv1.out_channels, len(names())).to(device)
     trained = optimisers([clip, head], plan.lr, plan.decay, plan.muon)
-    run = Run(
-        folder, "clip", {"clip": clip, "head": head}, trained, plan.steps, plan.lr, plan.warmup
-    )
+    modules = {"clip": clip, "head": head}
+    run = Run(folder, "clip", modules, trained, plan.steps, plan.lr, plan.warmup)
     if resume:
         run.resume()
     batches = ClipBatches(
@@ -291,7 +297,7 @@ def train_clip(
 
     def learn(batch: dict[str, Any]) -> Tensor:
         with autocast(device, recipe.bf16):
-            pixels = normalise(batch["images"], CLIP_MEAN, CLIP_STD)
+            pixels = clip_pixels(batch["images"])
             patches, pooled = patch_features(visual, pixels, batch["window"])
             text = F.normalize(text_features(clip, batch["texts"]).float(), dim=-1)
             dense = dense_losses(head, patches, batch, plan.edges, plan.places)
@@ -303,28 +309,14 @@ def train_clip(
         similarity = (own @ text[:, :, None])[..., 0]
         reverse = reversal_loss(similarity, batch["inside"], plan.margin)
         with torch.no_grad():
-            inside = batch["inside"] > 0.5
-            outside = batch["inside"] <= 0
-            gap = (similarity * inside).sum() / inside.sum() - (
-                similarity * outside
-            ).sum() / outside.sum()
-        run.track(
-            pair=pair,
-            dense=dense["loss"],
-            named=dense["named"],
-            clear=dense["clear"],
-            hue=dense["hue"],
-            edge=dense["edge"],
-            place=dense["place"],
-            gap=gap,
-            reverse=reverse,
-        )
-        return pair + plan.dense * dense["loss"] + plan.reversal * reverse
+            inside, outside = batch["inside"] > 0.5, batch["inside"] <= 0
+            own_mean, other_mean = (
+                (similarity * part).sum() / part.sum() for part in (inside, outside)
+            )
+        loss = dense.pop("loss")
+        run.track(pair=pair, dense=loss, **dense, gap=own_mean - other_mean, reverse=reverse)
+        return pair + plan.dense * loss + plan.reversal * reverse
 
-    def check() -> dict[str, float]:
-        return probe(clip, head) if probe else {}
-
-    run.loop(
-        batches, learn, check, device, recipe.workers, probe_every=plan.probe_every, limit=limit
-    )
+    check = partial(probe, clip, head) if probe else None
+    run.loop(batches, learn, check, device, recipe.workers, plan.probe_every, limit)
     return clip

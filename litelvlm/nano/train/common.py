@@ -204,9 +204,8 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 class Run:
     """One stage of a training run: its folder, its state and its log.
 
-    Of several processes the first alone writes; all read the same checkpoint.
-
-    folder: holds `<stage>.pt` (checkpoint) and `<stage>.jsonl` (log, one record per line).
+    The folder holds `<stage>.pt` (checkpoint) and `<stage>.jsonl` (log, one record a line). Of
+    several processes the first alone writes; all read the same checkpoint.
     """
 
     folder: Path
@@ -310,13 +309,13 @@ class Run:
         probe: Callable[[], dict[str, float]] | None,
         device: torch.device | str,
         workers: int,
-        log_every: int = 50,
         probe_every: int = 1000,
         limit: int | None = None,
+        log_every: int = 50,
     ) -> None:
-        """Train from the present step to the last: `learn(batch)` gives the loss.
+        """Train to the last step: `make(number)` gives a batch, `learn(batch)` the loss.
 
-        limit: stop after so many steps of this call; a later call with `resume` goes on.
+        With a `limit` it stops after so many steps; a later call with `resume` goes on.
         """
         stop = self.steps if limit is None else min(self.steps, self.step + limit)
         rank, world = rank_and_world()

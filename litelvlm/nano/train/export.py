@@ -71,10 +71,9 @@ def model_config(recipe: Recipe, tokens: PromptTokens, selection: SelectionConfi
 def export(
     recipe: Recipe, folder: Path, target: Path, selection: SelectionConfig | None = None
 ) -> Path:
-    """Write config.json, model.safetensors (float16), tokenizer.json and vocabulary.json.
+    """Write config.json, model.safetensors (float16), tokenizer.json, vocabulary.json to `target`.
 
-    folder: a run's folder with the checkpoints of all three stages; target: the model folder,
-    other files in it are left alone.
+    `folder` holds the checkpoints of all three stages; other files in `target` are left alone.
     """
     from safetensors.torch import save_file
 

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from litelvlm.models.names import CLIP_MEAN, CLIP_STD
 from litelvlm.nano.sprites import COLOURS
 from litelvlm.nano.train import clip as clip_stage
 from litelvlm.nano.train import masks as mask_stage
 from litelvlm.nano.train.builders import build_dual_encoder, build_segmenter
 from litelvlm.nano.train.recipe import Recipe
-from litelvlm.nano.train.targets import normalise, sam_pixels
+from litelvlm.nano.train.targets import clip_pixels, sam_pixels
 
 
 @dataclass
@@ -30,11 +29,11 @@ class Frozen:
     @torch.no_grad()
     def features(self, batch: dict[str, Any], masks: bool) -> tuple[Tensor, Tensor | None]:
         """H (B, N, W) and, where asked for, the SAM part's embedding (B, C, h, w)."""
-        pixels = normalise(batch["images"], CLIP_MEAN, CLIP_STD)
+        pixels = clip_pixels(batch["images"])
         patches, _ = clip_stage.patch_features(self.clip.visual, pixels, batch["window"])
         if not masks:
             return patches.float(), None
-        frames = sam_pixels(batch["frames"], mask_stage.MEAN, mask_stage.STD)
+        frames = sam_pixels(batch["frames"])
         return patches.float(), mask_stage.encode(self.sam, frames, batch["sam_window"])
 
 

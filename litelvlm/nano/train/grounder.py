@@ -90,7 +90,7 @@ class Grounder(nn.Module):
         self.register_buffer("between", torch.tensor(tokens.between), persistent=False)
 
     def forward(self, patches: Tensor, ids: Tensor) -> tuple[list[Tensor], Tensor, slice]:
-        """States of `packed` for patches (B, N, W_clip) and turns (B, E, L)."""
+        """States of `packed` for patches (B, N, W_clip) and turns (B, E, L); rows of the image."""
         embed = self.llama.model.embed_tokens
         b = len(patches)
         image = self.projector(patches)
@@ -113,12 +113,17 @@ class Grounder(nn.Module):
     def attended(
         self, layer: int, states: Tensor, asked: Tensor, state: Tensor, first: int = 0
     ) -> Tensor:
-        """Log attention of two heads of a layer, `first` and its neighbour, from [SEG] states
-        to the prefix.
+        """Log attention of heads `first` and `first + 1` of a layer, from the [SEG] states.
 
-        states: (B, S, W) input of the layer; asked: (B, E) places of the [SEG] states in it;
-        state: (B, E) their places in their turns. Returns (B, 2, E, P): the prefix is the text
-        before, the image tokens, the text between; the rest of the attention is on the turn.
+        Args:
+            layer, first: numbers of the layer and of the head.
+            states: (B, S, W), its input.
+            asked: (B, E), places of the [SEG] states in it.
+            state: (B, E), their places in their turns.
+
+        Returns:
+            (B, 2, E, P): over the prefix (the text before, the image tokens, the text between);
+            the rest of the attention is on the turn.
         """
         module = self.llama.model.layers[layer]
         attention, heads = module.self_attn, self.llama.config.num_attention_heads
@@ -133,14 +138,14 @@ class Grounder(nn.Module):
         own = slice(first * d, (first + taught) * d)
         q = F.linear(normed[rows, asked], attention.q_proj.weight[own]).view(b, e, taught, d)
         k = F.linear(normed, attention.k_proj.weight[own]).view(b, -1, taught, d)
-        q, k = q.transpose(1, 2).float(), k.transpose(1, 2).float()
+        q, k = q.transpose(1, 2).float(), k.transpose(1, 2).float()  # (B, 2, E, d), (B, 2, S, d)
         place = torch.arange(p, device=device)
         place = torch.cat([place, p + torch.arange(n, device=device).repeat(e)])[None]
         cos, sin = self.llama.model.rotary_emb(q, p + state)
         q = rotate(q, cos[:, None], sin[:, None]) * d**-0.5
         cos, sin = self.llama.model.rotary_emb(k, place)
         k = rotate(k, cos[:, None], sin[:, None])
-        far = q @ k[:, :, :p].transpose(-1, -2)
+        far = q @ k[:, :, :p].transpose(-1, -2)  # (B, 2, E, P)
         near = (q[:, :, :, None] @ k[:, :, p:].view(b, taught, e, n, d).transpose(-1, -2))[
             :, :, :, 0
         ]
@@ -251,18 +256,19 @@ class Grounder(nn.Module):
         spread = goal.flatten(0, 1).var(0).mean().clamp(min=1e-4)
         out["token"] = F.mse_loss(sparse[real], goal[real]) / spread
 
-        loss = (
-            plan.text * out["text"]
-            + plan.name * out["name"]
-            + plan.place * out["place"]
-            + plan.spot * out["spot"]
-            + plan.wave * out["wave"]
-            + plan.point * out["point"]
-            + plan.ask * out["ask"]
-            + plan.attend * out["attend"]
-            + plan.box * out["box"]
-            + plan.token * out["token"]
+        weighed = (
+            "text",
+            "name",
+            "place",
+            "spot",
+            "wave",
+            "point",
+            "ask",
+            "attend",
+            "box",
+            "token",
         )
+        loss = sum(getattr(plan, part) * out[part] for part in weighed)
         if embedding is not None:
             # A mask costs as much as a turn, so only some turns draw theirs.
             some = slice(plan.masked)

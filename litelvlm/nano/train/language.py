@@ -8,6 +8,7 @@ and itself only), so that one pass over the expensive image tokens pays for eigh
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,6 @@ def train_language(
         run.track(**out)
         return out["loss"]
 
-    def check() -> dict[str, float]:
-        return probe(grounder, frozen) if probe else {}
-
-    run.loop(
-        batches, learn, check, device, recipe.workers, probe_every=plan.probe_every, limit=limit
-    )
+    check = partial(probe, grounder, frozen) if probe else None
+    run.loop(batches, learn, check, device, recipe.workers, plan.probe_every, limit)
     return grounder

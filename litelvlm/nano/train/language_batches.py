@@ -8,31 +8,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from litelvlm.nano.scene_recipe import SceneRecipe
 from litelvlm.nano.scenes import make_scene, names
-from litelvlm.nano.train.targets import chw, low_mask, patch_targets, sam_boxes, sam_frame, squared
+from litelvlm.nano.train.targets import (
+    chw,
+    low_mask,
+    patch_targets,
+    sam_boxes,
+    sam_frame,
+    squared,
+    stacked,
+)
 from litelvlm.nano.train.tokens import PromptTokens
 
-PER_TURN = (
-    "ids",
-    "state",
-    "cover",
-    "fits",
-    "landmark",
-    "box",
-    "frame_box",
-    "masks",
-    "real",
-)
+PER_TURN = ("ids", "state", "cover", "fits", "landmark", "box", "frame_box", "masks", "real")
 
 
 @dataclass(frozen=True)
 class LanguageBatches:
-    """Makes batch `number`: pictures, expressions, targets; picklable for workers.
+    """Makes a batch by its number: pictures, expressions, targets; picklable for workers.
 
-    phases: (first batch, scene recipe, scenes per batch), in order of first batch.
+    Attributes:
+        phases: (first batch, scene recipe, scenes a batch), in order of first batch.
+        turns, length: expressions of a picture, token ids of each.
+        sam_side: side of the mask branch's square, pixels.
+        grid, patch: patches a side of a full picture, pixels a side of a patch.
     """
 
     phases: tuple[tuple[int, SceneRecipe, int], ...]
@@ -103,31 +104,28 @@ class LanguageBatches:
                 box = np.array(seen.objects[t].box, np.float32)
                 boxes.append((box + np.tile(window[::-1] * self.patch, 2)) / full)
                 frame.append(things[t])
+            about = [() if e.landmark is None else (e.landmark,) for e in chosen]
             row = {
                 "images": chw(seen.image),
-                "window": torch.from_numpy(window),
-                "sam_window": torch.from_numpy(sam_window),
-                "frames": torch.from_numpy(sam_frame(scene.image, sam_side)),
-                "kind": torch.from_numpy(kind),
-                "place": torch.from_numpy(place.astype(np.float32)),
-                "frame_place": torch.from_numpy(things[cover[:, 1:].argmax(1)].astype(np.float32)),
+                "window": window,
+                "sam_window": sam_window,
+                "frames": sam_frame(scene.image, sam_side),
+                "kind": kind,
+                "place": place.astype(np.float32),
+                "frame_place": things[cover[:, 1:].argmax(1)].astype(np.float32),
                 "ids": ids,
                 "state": state,
-                "cover": torch.from_numpy(np.stack([_share(cover, e.targets) for e in chosen])),
-                "fits": torch.from_numpy(np.stack([_share(cover, e.fits) for e in chosen])),
-                "landmark": torch.from_numpy(
-                    np.stack(
-                        [_share(cover, () if e.landmark is None else (e.landmark,)) for e in chosen]
-                    )
-                ),
-                "box": torch.from_numpy(np.stack(boxes).astype(np.float32)),
-                "frame_box": torch.from_numpy(np.stack(frame).astype(np.float32)),
-                "masks": torch.from_numpy(np.stack([masks[e.targets[0]] for e in chosen])),
-                "real": torch.arange(self.turns) < real,
+                "cover": np.stack([_share(cover, e.targets) for e in chosen]),
+                "fits": np.stack([_share(cover, e.fits) for e in chosen]),
+                "landmark": np.stack([_share(cover, landmark) for landmark in about]),
+                "box": np.stack(boxes).astype(np.float32),
+                "frame_box": np.stack(frame).astype(np.float32),
+                "masks": np.stack([masks[e.targets[0]] for e in chosen]),
+                "real": np.arange(self.turns) < real,
             }
             for key, value in row.items():
                 out.setdefault(key, []).append(value)
-        batch = {key: torch.stack(values) for key, values in out.items()}
+        batch = stacked(out)
         longest = int((batch["ids"] != prompt.ids["pad"]).sum(-1).max())
         batch["ids"] = batch["ids"][..., :longest]
         most = int(batch["real"].sum(-1).max())

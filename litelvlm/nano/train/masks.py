@@ -8,8 +8,10 @@ the layer that makes those tokens is dropped after training.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,23 +20,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from litelvlm.models.segmenter import prompted_masks
 from litelvlm.nano.train.builders import build_segmenter
 from litelvlm.nano.train.common import Run, autocast, optimisers, rank_and_world, seed_everything
-from litelvlm.nano.train.targets import low_mask, sam_boxes, sam_frame, sam_pixels
+from litelvlm.nano.train.targets import low_mask, sam_boxes, sam_frame, sam_pixels, stacked
 
 if TYPE_CHECKING:
     from litelvlm.nano.scenes import DrawnScene, SceneRecipe
     from litelvlm.nano.train.recipe import Recipe
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-
 
 class PromptToken(nn.Module):
-    """A box or a point as one prompt token (train-time only).
-
-    forward(boxes): (..., 4) float32 x0, y0, x1, y1 in units of the padded square's side, 0..1;
-    a point is a box of no size. Returns (..., width).
+    """A box or a point as one prompt token of a `width` (train-time only).
 
     Its two layers have the form of the [SEG] head, which starts as a copy (train/start.py): the
     language model then only has to write the waves of a box into its [SEG] state.
@@ -54,31 +51,24 @@ class PromptToken(nn.Module):
         return self.net(self.waves(boxes))
 
     def waves(self, boxes: Tensor) -> Tensor:
-        """Centre and size of boxes (..., 4), their sines and cosines, and a mark of points.
+        """(..., 4) boxes -> (..., 4 (1 + 2 octaves) + 1), values within -2..2.
 
-        Returns (..., 4 (1 + 2 octaves) + 1), values within -2..2.
+        Centre and size, their sines and cosines, and a mark of points.
         """
         centre = (boxes[..., :2] + boxes[..., 2:]) / 2
         size = boxes[..., 2:] - boxes[..., :2]
         point = (size.amax(-1, keepdim=True) <= 0).float()
         base = torch.cat([centre * 2 - 1, size * 2], -1)
-        waves = [f(base * math.pi * 2**k / 2) for k in range(self.octaves) for f in (_sin, _cos)]
+        turns = [base * math.pi * 2**k / 2 for k in range(self.octaves)]
+        waves = [f(turn) for turn in turns for f in (torch.sin, torch.cos)]
         return torch.cat([base, *waves, point], -1)
 
 
-def _sin(x: Tensor) -> Tensor:
-    return x.sin()
-
-
-def _cos(x: Tensor) -> Tensor:
-    return x.cos()
-
-
 def encode(sam: nn.Module, pixels: Tensor, window: Tensor | None = None) -> Tensor:
-    """Image embedding (B, C, h, w) of (B, 3, H, W) pixels.
+    """Image embedding: (B, 3, H, W) normalised pixels -> (B, C, h, w) float32.
 
-    window: (B, 2) int64, row and column of the picture's first patch in the position table, for
-    pictures smaller than the model's square; None for full squares.
+    `window`, (B, 2) int64, is row and column of the picture's first patch in the position table,
+    for pictures smaller than the model's square; None for full squares.
     """
     if window is None:
         return sam.vision_encoder(pixels).last_hidden_state.float()
@@ -103,30 +93,32 @@ def decode(
 ) -> tuple[Tensor, Tensor]:
     """Masks from prompt tokens.
 
-    embedding: (B, C, h, w) image embedding; sparse: (B, P, 1, C), one token per prompt;
-    window: see `encode`.
-    Returns logits (B, P, 4 h, 4 w) of the single-mask output, and the predicted IoU (B, P).
+    Args:
+        sam: from `build_segmenter`.
+        embedding: (B, C, h, w), from `encode`.
+        sparse: (B, P, 1, C), one token a prompt.
+        window: see `encode`.
+
+    Returns:
+        Logits, (B, P, 4h, 4w) float32, and the predicted IoU, (B, P).
     """
-    batch = embedding.shape[0]
-    dense = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand_as(embedding)
-    positions = sam.get_image_wide_positional_embeddings().expand(batch, -1, -1, -1)
+    positions = sam.get_image_wide_positional_embeddings().expand(len(embedding), -1, -1, -1)
     if window is not None:
         table = positions.permute(0, 2, 3, 1)
         positions = _cut(table, window, embedding.shape[-1]).permute(0, 3, 1, 2)
-    masks, iou = sam.mask_decoder(
-        image_embeddings=embedding,
-        image_positional_embeddings=positions,
-        sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense,
-        multimask_output=False,
-    )
-    return masks[:, :, 0].float(), iou[..., 0].float()
+    masks, quality = prompted_masks(sam, embedding, sparse, positions)
+    return masks.float(), quality.float()
 
 
 def mask_loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Balanced cross-entropy plus dice, and the IoU at this size.
 
-    logits, target: (M, h, w); target is a share in 0..1. Returns (M,) loss and (M,) IoU.
+    Args:
+        logits: (M, h, w).
+        target: (M, h, w), a share in 0..1.
+
+    Returns:
+        (M,) loss and (M,) IoU.
     """
     bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     probability = logits.sigmoid()
@@ -165,25 +157,20 @@ class MaskBatches:
         from litelvlm.nano.scenes import make_scene
 
         rng = np.random.default_rng((self.seed, number))
-        frames, boxes, masks, windows = [], [], [], []
+        out: dict[str, list[Any]] = defaultdict(list)
         full = number >= self.switch
         side = self.side if full else self.side // 2
         recipe, count = (self.full, self.scenes_full) if full else (self.small, self.scenes)
         for i in range(count):
             scene = make_scene(self.seed + number * self.scenes + i, recipe)
             window = rng.integers(0, (self.side - side) // self.patch + 1, 2)
-            frames.append(sam_frame(scene.image, side))
-            b, m = draw_prompts(scene, self.prompts, side // 4, rng)
+            out["frames"].append(sam_frame(scene.image, side))
+            boxes, masks = draw_prompts(scene, self.prompts, side // 4, rng)
             corner = np.tile(window[::-1] * self.patch, 2)
-            boxes.append(((b * side + corner) / self.side).astype(np.float32))
-            masks.append(m)
-            windows.append(window)
-        return {
-            "frames": torch.from_numpy(np.stack(frames)),
-            "boxes": torch.from_numpy(np.stack(boxes)),
-            "masks": torch.from_numpy(np.stack(masks)),
-            "window": torch.from_numpy(np.stack(windows)),
-        }
+            out["boxes"].append(((boxes * side + corner) / self.side).astype(np.float32))
+            out["masks"].append(masks)
+            out["window"].append(window)
+        return stacked(out)
 
 
 def draw_prompts(
@@ -194,15 +181,15 @@ def draw_prompts(
     points: float = 0.2,
     sloppy: float = 0.15,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`count` prompts for a scene's objects: jittered boxes and, a share of them, inner points.
+    """Prompts for a scene's objects: jittered boxes and, a share `points` of them, inner points.
 
-    low: side of the masks, a fourth of the side of the SAM part's square.
+    Args:
+        low: side of the masks, a fourth of the side of the SAM part's square.
+        sloppy: most that an edge of a box is off, as a deviation in units of its side. A language
+            model's boxes are rough: the mask branch has to find the thing that such a box means.
 
-    sloppy: most that an edge of a box is off, as a deviation in units of its side. A language
-    model's boxes are rough: the mask branch has to find the thing that such a box means.
-
-    Returns boxes (count, 4) float32 in units of the square's side, and masks (count, low, low)
-    uint8.
+    Returns:
+        Boxes, (count, 4) float32 in units of the square's side, and masks, (count, low, low) uint8.
     """
     visible = [i for i, o in enumerate(scene.objects) if (scene.labels == i + 1).any()]
     boxes = np.zeros((count, 4), np.float32)
@@ -242,15 +229,8 @@ def train_masks(
     width = recipe.segmenter["prompt_encoder_config"]["hidden_size"]
     prompt = PromptToken(width).to(device)
     trained = optimisers([sam, prompt], plan.lr, plan.decay, plan.muon)
-    run = Run(
-        folder,
-        "masks",
-        {"sam": sam, "prompt": prompt},
-        trained,
-        plan.steps,
-        plan.lr,
-        plan.warmup,
-    )
+    modules = {"sam": sam, "prompt": prompt}
+    run = Run(folder, "masks", modules, trained, plan.steps, plan.lr, plan.warmup)
     if resume:
         run.resume()
     side = recipe.segmenter["vision_config"]["image_size"]
@@ -267,7 +247,7 @@ def train_masks(
 
     def learn(batch: dict[str, Any]) -> Tensor:
         with autocast(device, recipe.bf16):
-            pixels = sam_pixels(batch["frames"], MEAN, STD)
+            pixels = sam_pixels(batch["frames"])
             sparse = prompt(batch["boxes"])[:, :, None]
             sparse = sparse + plan.noise * sparse.detach().std() * torch.randn_like(sparse)
             embedding = encode(sam, pixels, batch["window"])
@@ -276,10 +256,6 @@ def train_masks(
         run.track(loss=loss.mean(), iou=iou.mean())
         return loss.mean() + F.mse_loss(quality.flatten(), iou)
 
-    def check() -> dict[str, float]:
-        return probe(sam, prompt) if probe else {}
-
-    run.loop(
-        batches, learn, check, device, recipe.workers, probe_every=plan.probe_every, limit=limit
-    )
+    check = partial(probe, sam, prompt) if probe else None
+    run.loop(batches, learn, check, device, recipe.workers, plan.probe_every, limit)
     return sam

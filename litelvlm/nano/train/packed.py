@@ -20,10 +20,16 @@ def packed(
 ) -> tuple[list[Tensor], Tensor]:
     """Run the decoder over one prefix and several independent turns after it.
 
-    prefix (B, P, W); turns (B, E, L, W): each turn sees the prefix and itself, and its positions
-    start at P, as if it stood alone. Gives what `llama.model` gives for each (prefix, turn).
-    Returns the inputs of every layer and the final state before the last norm, each
-    (B, P + E L, W), and the normed final state.
+    Each turn sees the prefix and itself, and its positions start at P, as if it stood alone: what
+    `llama.model` gives for each (prefix, turn).
+
+    Args:
+        prefix: (B, P, W); it attends in so many `chunks`.
+        turns: (B, E, L, W).
+
+    Returns:
+        The inputs of every layer and the final state before the last norm, each (B, P + E L, W);
+        and the normed final state.
     """
     b, p, w = prefix.shape
     e, n = turns.shape[1:3]
@@ -60,13 +66,13 @@ def packed(
             )  # (B, heads, chunk, stop)
             mask = causal_chunk[: stop - start, : stop - start].to(logits.dtype)
             logits = torch.cat([logits[..., :start], logits[..., start:] + mask], -1)
-            out.append(logits.softmax(-1) @ v[:, :, :stop])
+            out.append(logits.softmax(-1) @ v[:, :, :stop])  # (B, heads, chunk, d)
         qt, kt, vt = q[:, :, p:], k[:, :, p:], v[:, :, p:]  # (B, heads, E L, d)
         five = (b, heads, e, n, w // heads)
         own = qt.reshape(five) @ kt.reshape(five).transpose(-1, -2)  # (B, heads, E, L, L)
         own = (own + causal_turn.to(own.dtype)).reshape(b, heads, e * n, n)
         weights = torch.cat([qt @ k[:, :, :p].transpose(-1, -2), own], -1).softmax(-1)  # P + L
-        mixed = weights[..., :p] @ v[:, :, :p]
+        mixed = weights[..., :p] @ v[:, :, :p]  # (B, heads, E L, d)
         local = weights[..., p:].reshape(b, heads, e, n, n) @ vt.reshape(five)  # within a turn
         out.append(mixed + local.reshape(b, heads, e * n, w // heads))
         merged = torch.cat(out, 2).transpose(1, 2).reshape(b, -1, w)  # (B, P + E L, W)

@@ -6,6 +6,7 @@ lies under them and the mask branch turns boxes into masks.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litelvlm.geometry import MaskFrame
-from litelvlm.metrics import reversal_auc, token_recall
-from litelvlm.models.names import CLIP_MEAN, CLIP_STD
+from litelvlm.metrics import overlap, reversal_auc, token_recall
 from litelvlm.models.prompt import plain
 from litelvlm.nano.scenes import VAL, DrawnScene, make_scene, names
 from litelvlm.nano.train import clip as clip_stage
 from litelvlm.nano.train import masks as mask_stage
 from litelvlm.nano.train.common import autocast
+from litelvlm.nano.train.grounder import box_iou
 from litelvlm.nano.train.targets import (
     chw,
-    normalise,
+    clip_pixels,
     patch_targets,
     sam_boxes,
     sam_frame,
@@ -57,7 +58,7 @@ def probe_clip(
 ) -> dict[str, float]:
     """What the dual encoder's patch tokens know, and whether the similarity is reversed.
 
-    Returns
+    Returns:
         v_named: share of patches on an object whose class the linear head names;
         v_clear: share of background patches that it calls background;
         v_hue: share of patches on a coloured object whose colour it names;
@@ -80,7 +81,7 @@ def probe_clip(
     for scene in scenes:
         seen = squared(scene, side)
         kind, colour, _, cover = patch_targets(seen, table)
-        pixels = normalise(chw(seen.image)[None].to(device), CLIP_MEAN, CLIP_STD)
+        pixels = clip_pixels(chw(seen.image)[None].to(device))
         said = [e for e in scene.expressions if len(e.targets) == 1]
         phrases = [plain(e.text) for e in said]
         ids = tokenize([scene.caption, *phrases], context_length=clip.context_length).to(device)
@@ -122,8 +123,9 @@ def probe_masks(
 ) -> dict[str, float]:
     """IoU of the mask branch at the picture's own size.
 
-    Returns v_box: from exact boxes of every object; v_point: from one point inside each (the
-    visible pixel nearest to the object's centre of mass).
+    Returns:
+        v_box: from exact boxes of every object;
+        v_point: from one point inside each (the visible pixel nearest to its centre of mass).
     """
     side = sam.config.vision_config.image_size
     found: dict[str, list[float]] = {"v_box": [], "v_point": []}
@@ -139,13 +141,12 @@ def probe_masks(
         scaled = sam_boxes(np.array(prompts), (height, width), side) / side
         boxes = torch.tensor(scaled, dtype=torch.float32, device=device)[None]
         with autocast(device, bf16):
-            embedding = mask_stage.encode(sam, sam_pixels(frame, mask_stage.MEAN, mask_stage.STD))
+            embedding = mask_stage.encode(sam, sam_pixels(frame))
             logits, _ = mask_stage.decode(sam, embedding, prompt(boxes)[:, :, None])
         masks = upscale(logits[0], side, (height, width)).cpu().numpy() > 0
         for k, mask in enumerate(masks):
-            truth = scene.labels == k // 2 + 1
-            iou = (mask & truth).sum() / max(1, (mask | truth).sum())
-            found["v_point" if k % 2 else "v_box"].append(float(iou))
+            both, either = overlap(mask, scene.labels == k // 2 + 1)
+            found["v_point" if k % 2 else "v_box"].append(both / max(1, either))
     return {key: float(np.mean(values)) for key, values in found.items()}
 
 
@@ -167,23 +168,21 @@ def probe_language(
 ) -> dict[str, float]:
     """Grounding on expressions with one target, at the picture's own size.
 
-    keep: show only so many random image tokens (a blind control); other: show the image tokens
-    of another picture.
-    Returns v_giou, v_ciou (unless blind: v_point, share of pointers inside the referent),
-    v_box (IoU of the box helper), and v_giou_<kind> per kind of expression.
+    Args:
+        keep: show only so many random image tokens (a blind control).
+        other: show the image tokens of another picture.
+
+    Returns:
+        v_giou, v_ciou, v_box (IoU of the box helper), and v_giou_<kind> of each kind of expression.
     """
     side = frozen.sam.config.vision_config.image_size
     clip_side = frozen.clip.visual.image_size[0]
     rng = torch.Generator().manual_seed(0)
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[float]] = defaultdict(list)
     inter = union = 0.0
     tokens: list[Tensor] = []
     for scene in scenes:
-        pixels = normalise(
-            chw(squared(scene, clip_side).image)[None].to(device),
-            CLIP_MEAN,
-            CLIP_STD,
-        )
+        pixels = clip_pixels(chw(squared(scene, clip_side).image)[None].to(device))
         with autocast(device, bf16):
             tokens.append(clip_stage.patch_features(frozen.clip.visual, pixels)[0].float())
     for number, scene in enumerate(scenes):
@@ -200,26 +199,19 @@ def probe_language(
         frame = torch.from_numpy(sam_frame(scene.image, side))[None].to(device)
         with autocast(device, bf16):
             sparse, box = grounder.answer(patches, ids, state)
-            embedding = mask_stage.encode(
-                frozen.sam, sam_pixels(frame, mask_stage.MEAN, mask_stage.STD)
-            )
+            embedding = mask_stage.encode(frozen.sam, sam_pixels(frame))
             logits, _ = mask_stage.decode(frozen.sam, embedding, sparse[:, :, None])
         masks = upscale(logits[0], side, (height, width)).cpu().numpy() > 0
         scale = max(height, width)
         shift = np.array([scale - width, scale - height] * 2) / 2
         boxes = box[0].float().cpu().numpy() * scale - shift
         for mask, guess, expression in zip(masks, boxes, said, strict=True):
-            truth = scene.mask(expression.targets)
-            a, b = int((mask & truth).sum()), int((mask | truth).sum())
+            a, b = overlap(mask, scene.mask(expression.targets))
             inter, union = inter + a, union + b
-            found.setdefault("v_giou", []).append(a / max(1, b))
-            found.setdefault(f"v_giou_{expression.kind}", []).append(a / max(1, b))
-            if len(scene.objects) == 1:
-                found.setdefault("v_giou_single", []).append(a / max(1, b))
-            real = np.array(scene.objects[expression.targets[0]].box)
-            low, high = np.maximum(guess[:2], real[:2]), np.minimum(guess[2:], real[2:])
-            both = np.clip(high - low, 0, None).prod()
-            areas = np.prod(guess[2:] - guess[:2]) + np.prod(real[2:] - real[:2])
-            found.setdefault("v_box", []).append(float(both / max(1e-6, areas - both)))
+            single = ["v_giou_single"] if len(scene.objects) == 1 else []
+            for key in ("v_giou", f"v_giou_{expression.kind}", *single):
+                found[key].append(a / max(1, b))
+            real = torch.tensor(scene.objects[expression.targets[0]].box)
+            found["v_box"].append(float(box_iou(torch.from_numpy(guess), real)))
     out = {key: float(np.mean(values)) for key, values in found.items()}
     return out | {"v_ciou": inter / max(1.0, union)}

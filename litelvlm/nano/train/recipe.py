@@ -11,8 +11,8 @@ from litelvlm.nano.scenes import SceneRecipe
 
 
 @dataclass(frozen=True)
-class ClipPlan:
-    """Stage "clip": batches of half-size pictures up to step `switch`, of full ones after it."""
+class PicturePlan:
+    """A stage on pictures: batches of half-size ones up to step `switch`, of full ones after it."""
 
     steps: int
     switch: int
@@ -24,32 +24,27 @@ class ClipPlan:
     warmup: int = 200
     decay: float = 0.05
     muon: float = 6.0  # rate of Muon's matrices in units of lr; see train/common.py
+    probe_every: int = 500
+
+
+@dataclass(frozen=True)
+class ClipPlan(PicturePlan):
+    """Stage "clip"."""
+
     texts: int = 4  # per picture: the caption and three phrases
     dense: float = 1.0  # weight of the dense head
     edges: float = 5.0  # in it, of the box of what lies under a patch
     places: float = 10.0  # in it, of the patch's own place
     reversal: float = 2.0  # weight of the hinge that keeps the reversal; see train/clip.py
     margin: float = 0.15  # of cosine
-    probe_every: int = 500
 
 
 @dataclass(frozen=True)
-class MaskPlan:
-    """Stage "masks"; `switch` as in `ClipPlan`."""
+class MaskPlan(PicturePlan):
+    """Stage "masks"."""
 
-    steps: int
-    switch: int
-    batch: int
-    batch_full: int
-    lr: float
-    small: SceneRecipe
-    full: SceneRecipe
     prompts: int = 4  # per picture
     noise: float = 0.25  # of a prompt token's own deviation: [SEG] tokens never hit exactly
-    warmup: int = 200
-    decay: float = 0.05
-    muon: float = 6.0
-    probe_every: int = 500
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from litelvlm.errors import unknown
 from litelvlm.nano.train import probe
@@ -16,12 +17,16 @@ from litelvlm.nano.train.recipe import Recipe
 from litelvlm.nano.train.tokens import corpus, train_tokenizer
 
 log = logging.getLogger(__name__)
-STAGES = ("clip", "masks", "language")
-# What each stage's curve shows: the training measure, then the one on validation scenes.
-MEASURES = {
-    "clip": ("named", "v_named", "v_auc"),
-    "masks": ("iou", "v_box"),
-    "language": ("pointed", "box_iou", "giou", "v_giou"),
+# Stage -> what trains it, what measures it on validation scenes, and what its curve shows: the
+# training measure, then the one on validation scenes.
+STAGES: dict[str, tuple[Callable[..., Any], Callable[..., dict[str, float]], tuple[str, ...]]] = {
+    "clip": (train_clip, probe.probe_clip, ("named", "v_named", "v_auc")),
+    "masks": (train_masks, probe.probe_masks, ("iou", "v_box")),
+    "language": (
+        train_language,
+        probe.probe_language,
+        ("pointed", "box_iou", "giou", "v_giou"),
+    ),
 }
 
 
@@ -36,8 +41,9 @@ def train(
 ) -> None:
     """Run stages of a recipe; each reads the checkpoints of those before it from `folder`.
 
-    probes: validation scenes per measurement; 0 for none.
-    limit: stop each stage after so many steps; a later call with `resume` goes on.
+    Args:
+        probes: validation scenes a measurement; 0 for none.
+        limit: stop each stage after so many steps; a later call with `resume` goes on.
 
     Raises:
         InputError: unknown stage.
@@ -46,39 +52,16 @@ def train(
         if stage not in STAGES:
             raise unknown("stage", stage, STAGES)
     scenes = probe.val_scenes(probes)
-    where = (device, recipe.bf16)
-    if "clip" in stages:
-        train_clip(
-            recipe,
-            folder,
-            device,
-            resume,
-            (lambda clip, head: probe.probe_clip(clip, head, scenes, *where)) if probes else None,
-            limit,
-        )
-    if "masks" in stages:
-        train_masks(
-            recipe,
-            folder,
-            device,
-            resume,
-            (lambda sam, prompt: probe.probe_masks(sam, prompt, scenes, *where))
-            if probes
-            else None,
-            limit,
-        )
-    if "language" in stages:
-        ensure_tokenizer(recipe, folder)
-        train_language(
-            recipe,
-            folder,
-            device,
-            resume,
-            (lambda model, frozen: probe.probe_language(model, frozen, scenes, *where))
-            if probes
-            else None,
-            limit,
-        )
+    for stage, (learn, measure, _) in STAGES.items():
+        if stage not in stages:
+            continue
+        if stage == "language":
+            ensure_tokenizer(recipe, folder)
+
+        def check(*parts: Any, measure: Callable[..., dict[str, float]] = measure) -> Any:
+            return measure(*parts, scenes, device, recipe.bf16)
+
+        learn(recipe, folder, device, resume, check if probes else None, limit)
 
 
 def ensure_tokenizer(recipe: Recipe, folder: Path, scenes: int = 4000) -> Path:
@@ -95,7 +78,7 @@ def ensure_tokenizer(recipe: Recipe, folder: Path, scenes: int = 4000) -> Path:
 def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
     """Curves of a run, (hours, value) per measure, read from its logs."""
     curves: dict[str, list[tuple[float, float]]] = {}
-    for stage in STAGES:
+    for stage, (_, _, shown) in STAGES.items():
         path = folder / f"{stage}.jsonl"
         if not path.exists():
             continue
@@ -103,7 +86,7 @@ def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
         for line in map(json.loads, path.read_text().splitlines()):
             # Steps that a resumed run did again count once.
             lines = [*(old for old in lines if old["step"] < line["step"]), line]
-        for key in MEASURES[stage]:
+        for key in shown:
             points = [(line["seconds"] / 3600, line[key]) for line in lines if key in line]
             if points:
                 curves[f"{stage}: {key.replace('v_', 'validation ')}"] = points

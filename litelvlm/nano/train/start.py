@@ -27,10 +27,7 @@ WORD = 0.1  # deviation of a word vector's entries
 
 @torch.no_grad()
 def start_from_head(grounder: Grounder, head: DenseHead, patches: Tensor) -> None:
-    """Set projector and word vectors in place.
-
-    patches: (B, N, W) sample of H, to measure scales on.
-    """
+    """Set projector and word vectors in place; `patches`, (B, N, W), is a sample of H."""
     first, second = grounder.projector[0], grounder.projector[2]
     hidden = first.out_features
     rows = patches.reshape(-1, patches.shape[-1]).float()

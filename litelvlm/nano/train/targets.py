@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from litelvlm.geometry import clip_square, sam_corner, sam_hw
+from litelvlm.models.names import CLIP_MEAN, CLIP_STD, SAM_MEAN, SAM_STD
 from litelvlm.nano.sprites import COLOURS
 
 if TYPE_CHECKING:
@@ -43,10 +45,9 @@ def squared(scene: DrawnScene, side: int) -> DrawnScene:
 
 
 def patch_cover(labels: np.ndarray, patch: int, objects: int) -> np.ndarray:
-    """Share of each patch that each label fills.
+    """Share of each patch that each label fills: (N, objects + 1) float32, rows summing to 1.
 
-    labels: (H, W) uint8, 0 background, i + 1 object i; H and W multiples of `patch` (pixels).
-    Returns (N, objects + 1) float32, raster order, rows summing to 1.
+    `labels`: (H, W) uint8, 0 background, i + 1 object i; H and W multiples of `patch`, pixels.
     """
     height, width = labels.shape
     rows, cols = height // patch, width // patch
@@ -62,8 +63,12 @@ def patch_targets(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """What lies under each patch of a scene whose sides are multiples of `patch`.
 
-    names: class name -> 0-based class number.
-    Returns
+    Args:
+        scene: the scene.
+        names: class name -> 0-based class number.
+        patch: side of a patch, pixels.
+
+    Returns:
         kind: (N,) int64, 0 background, c + 1 class c, -1 where neither fills enough (ignored);
         colour: (N,) int64, index into COLOURS of the object there, -1 where none is known;
         box: (N, 4) float32, left, top, right, bottom edge of that object's visible box measured
@@ -92,12 +97,16 @@ def chw(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(B, 3, H, W) uint8 -> float32, `(value / 255 - mean) / std` per channel."""
-    shape = (1, 3, 1, 1)
-    m = torch.tensor(mean, device=images.device).view(shape) * 255
-    s = torch.tensor(std, device=images.device).view(shape) * 255
-    return (images.float() - m) / s
+def stacked(parts: Mapping[str, list[Any]]) -> dict[str, Tensor]:
+    """A batch from what its pictures give: lists of arrays or tensors -> tensors, by name."""
+    return {key: torch.stack([torch.as_tensor(x) for x in each]) for key, each in parts.items()}
+
+
+def clip_pixels(images: Tensor) -> Tensor:
+    """(B, 3, H, W) uint8 -> float32, normalised as for the image tower."""
+    mean = torch.tensor(CLIP_MEAN, device=images.device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(CLIP_STD, device=images.device).view(1, 3, 1, 1) * 255
+    return (images.float() - mean) / std
 
 
 def sam_place(image_hw: tuple[int, int], side: int) -> tuple[int, int, int, int]:
@@ -119,9 +128,10 @@ def sam_boxes(boxes: np.ndarray, image_hw: tuple[int, int], side: int) -> np.nda
 
 
 def sam_frame(image: np.ndarray, side: int) -> np.ndarray:
-    """Resize so that the longest side is `side`; the rest of the square is left at -1.
+    """Resize so that the longest side is `side`, and put it into the square.
 
-    Returns (side, side, 3) int16; -1 marks padding, which becomes 0 after normalisation.
+    Returns:
+        (side, side, 3) int16; -1 marks padding, which becomes 0 after normalisation.
     """
     left, top, width, height = sam_place((image.shape[0], image.shape[1]), side)
     frame = np.full((side, side, 3), -1, np.int16)
@@ -130,10 +140,11 @@ def sam_frame(image: np.ndarray, side: int) -> np.ndarray:
     return frame
 
 
-def sam_pixels(frames: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def sam_pixels(frames: Tensor) -> Tensor:
     """(B, S, S, 3) int16 frames -> (B, 3, S, S) float32 normalised pixels, padding 0."""
-    padding = (frames[..., :1] < 0).permute(0, 3, 1, 2)
-    return normalise(frames.permute(0, 3, 1, 2), mean, std).masked_fill(padding, 0.0)
+    mean, std = (torch.tensor(three, device=frames.device) for three in (SAM_MEAN, SAM_STD))
+    pixels = (frames.float() - mean) / std
+    return pixels.masked_fill(frames[..., :1] < 0, 0.0).permute(0, 3, 1, 2)
 
 
 def low_mask(mask: np.ndarray, side: int) -> np.ndarray:

@@ -101,8 +101,10 @@ class PromptTokens:
     def turns(self, phrases: list[str], length: int) -> tuple[Tensor, Tensor]:
         """Question and answer about each phrase, from the end of the image sentence on.
 
-        Returns ids (E, length) int64, padded, and (E,) int64, the place that predicts [SEG].
         A turn that does not fit loses words of its phrase.
+
+        Returns:
+            Ids, (E, length) int64, padded, and (E,) int64, the place that predicts [SEG].
         """
         out = torch.full((len(phrases), length), self.ids["pad"])
         state = torch.zeros(len(phrases), dtype=torch.int64)
