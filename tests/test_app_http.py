@@ -359,8 +359,9 @@ def test_twenty_visitors_at_once_get_their_own_picture_or_a_busy_answer(server):
     for number, (_, payload, _) in done.items():
         assert payload[1]["image"]["sha256"] == checksum(pictures[number])
         assert payload[1]["results"][0]["phrase"] == f"thing {number}"
+    slowest = max(seconds for _, _, seconds in done.values())
     for _, payload, seconds in busy.values():
-        assert seconds < 1.0
+        assert seconds < slowest  # told at once, not after waiting
         assert "full" in str(payload).lower() or "503" in str(payload)
     works(visitors[0])
 

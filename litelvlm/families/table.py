@@ -37,6 +37,21 @@ class Preset:
     random_only: bool = False
 
 
+_CLIPS = {
+    224: "openai/clip-vit-large-patch14",
+    336: "openai/clip-vit-large-patch14-336",
+}
+
+
+def _glamm(name: str, note: str, pixels: int = 336) -> Preset:
+    return Preset(
+        note=f"GLaMM-{name}: {note}",
+        hub=f"MBZUAI/GLaMM-{name}",
+        licence="Apache-2.0",
+        tower=_CLIPS[pixels],
+    )
+
+
 PRESETS: dict[str, Preset] = {
     "nano": Preset(
         note="small model trained by this project on generated scenes; runs on a laptop CPU",
@@ -48,47 +63,26 @@ PRESETS: dict[str, Preset] = {
         licence="Apache-2.0",
         folder="photo",
     ),
-    "glamm-refseg": Preset(
-        note="GLaMM-RefSeg: CLIP ViT-L/14-336, Vicuna 7B, SAM ViT-H; 16.8 GB to download",
-        hub="MBZUAI/GLaMM-RefSeg",
-        licence="Apache-2.0",
-        tower="openai/clip-vit-large-patch14-336",
+    "glamm-refseg": _glamm(
+        "RefSeg", "CLIP ViT-L/14-336, Vicuna 7B, SAM ViT-H; 16.8 GB to download"
     ),
-    "glamm-fullscope": Preset(
-        note="GLaMM-FullScope: the same sizes, trained on all of its tasks",
-        hub="MBZUAI/GLaMM-FullScope",
-        licence="Apache-2.0",
-        tower="openai/clip-vit-large-patch14-336",
-    ),
-    "glamm-gcg": Preset(
-        note="GLaMM-GCG: the same sizes, captions with masks",
-        hub="MBZUAI/GLaMM-GCG",
-        licence="Apache-2.0",
-        tower="openai/clip-vit-large-patch14-336",
-    ),
-    "glamm-grand": Preset(
-        note="GLaMM-GranD-Pretrained: the same sizes, before fine-tuning",
-        hub="MBZUAI/GLaMM-GranD-Pretrained",
-        licence="Apache-2.0",
-        tower="openai/clip-vit-large-patch14-336",
-    ),
-    "glamm-fullscope-v0": Preset(
-        note="GLaMM-FullScope_v0: CLIP at 224 px (256 tokens) and one projector layer",
-        hub="MBZUAI/GLaMM-FullScope_v0",
-        licence="Apache-2.0",
-        tower="openai/clip-vit-large-patch14",
+    "glamm-fullscope": _glamm("FullScope", "the same sizes, trained on all of its tasks"),
+    "glamm-gcg": _glamm("GCG", "the same sizes, captions with masks"),
+    "glamm-grand": _glamm("GranD-Pretrained", "the same sizes, before fine-tuning"),
+    "glamm-fullscope-v0": _glamm(
+        "FullScope_v0", "CLIP at 224 px (256 tokens) and one projector layer", pixels=224
     ),
     "lisa-7b": Preset(
         note="LISA-7B-v1: CLIP ViT-L/14-224 (256 tokens), LLaVA 7B, SAM ViT-H; 16.1 GB",
         family="lisa",
         hub="xinlai/LISA-7B-v1",
-        tower="openai/clip-vit-large-patch14",
+        tower=_CLIPS[224],
     ),
     "lisa-13b": Preset(
         note="LISA-13B-llama2-v1: the same with LLaMA 2 13B; 28.5 GB to download",
         family="lisa",
         hub="xinlai/LISA-13B-llama2-v1",
-        tower="openai/clip-vit-large-patch14",
+        tower=_CLIPS[224],
     ),
     "tiny-random": Preset(
         note="toy size, random weights: for tests of the machinery, its masks mean nothing",

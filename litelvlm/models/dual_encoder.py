@@ -166,22 +166,6 @@ class DualEncoder(Towers):
         # One early block, at a depth of 5/24 as in CLIP-L, for rules that look at local detail.
         self.early = max(1, round(self.layers * 5 / 24)) - self.layers
 
-    @staticmethod
-    def named(model: str, pretrained: str | None = None) -> dict[str, Any]:
-        """The `config` of a model that open_clip knows by name.
-
-        Raises:
-            ModelError: unknown name, or OpenAI weights asked for without the quick-GELU variant
-                they were trained with (open_clip only warns).
-        """
-        config = open_clip.get_model_config(model)
-        if config is None:
-            raise ModelError(f"unknown open_clip model {model!r}; see open_clip.list_models()")
-        config.setdefault("quick_gelu", False)
-        if pretrained == "openai" and not config["quick_gelu"]:
-            raise ModelError(f"OpenAI weights need {model}-quickgelu, got {model}")
-        return config
-
     def encode_image(self, pixels: Tensor) -> ImageTokens:
         """(B, 3, S, S) normalised pixels -> patch tokens; the last block does not run."""
         wanted = {self.early: self.layers + self.early, -2: self.layers - 2, -1: self.layers - 1}

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from litelvlm.nano import wording
 from litelvlm.nano.rules import (
     Expression,
     View,
@@ -25,26 +26,7 @@ from litelvlm.nano.rules import (
     order_from,
 )
 from litelvlm.nano.sprites import UNCOUNTED, kinds, plural
-from litelvlm.nano.wording import (
-    ANYTHING,
-    BROAD,
-    COLOURED,
-    COMPARING,
-    COUNTS,
-    EXTREMES,
-    ORDER,
-    PAIRS,
-    PLACES,
-    RELATIONS,
-    SEVERAL_MORE,
-    SEVERAL_TWO,
-    SIDES,
-    SIZES,
-    doubtful,
-    dress,
-    nouns,
-    pick,
-)
+from litelvlm.nano.wording import pick
 
 KINDS = ("name", "colour", "size", "position", "relation", "ordinal", "superlative")
 
@@ -64,7 +46,7 @@ def _noun_for(rng: np.random.Generator, name: str, general: float) -> str:
     kind = kinds()[name]
     roll = rng.random()
     if roll < general * 0.3:
-        return pick(rng, ANYTHING)
+        return pick(rng, wording.ANYTHING)
     if roll < general and kind.groups:
         return pick(rng, kind.groups)
     if len(kind.words) > 1 and rng.random() < 0.4:
@@ -91,7 +73,7 @@ def _phrase(
         return None
     text = noun
     if colour is not None:
-        form = _form(rng, COLOURED, noun) if coloured >= 1 else COLOURED[0]
+        form = _form(rng, wording.COLOURED, noun) if coloured >= 1 else wording.COLOURED[0]
         text = form.format(c=colour, x=noun)
     return _Phrase(text, noun, colour, found)
 
@@ -125,7 +107,7 @@ def _worth(rng: np.random.Generator, others: Sequence[int]) -> bool:
 
 def _name(rng: np.random.Generator, view: View, target: int) -> Proposed | None:
     phrase = _phrase(rng, view, target, 0.0, 0.15)
-    if phrase is None or phrase.noun in ANYTHING or phrase.fits != (target,):
+    if phrase is None or phrase.noun in wording.ANYTHING or phrase.fits != (target,):
         return None
     return phrase.text, phrase.fits, None
 
@@ -150,7 +132,9 @@ def _size(rng: np.random.Generator, view: View, target: int) -> Proposed | None:
         return None
     # Comparing words are for two things.
     two = len(phrase.fits) == 2
-    options = [text for text in SIZES[which] if two or not text.startswith(COMPARING)]
+    options = [
+        text for text in wording.SIZES[which] if two or not text.startswith(wording.COMPARING)
+    ]
     return pick(rng, options).format(x=phrase.text), phrase.fits, None
 
 
@@ -161,12 +145,12 @@ def _position(rng: np.random.Generator, view: View, target: int) -> Proposed | N
     others = _others(phrase, target)
     if not _worth(rng, others):
         return None
-    places = list(PLACES)
+    places = list(wording.PLACES)
     start = int(rng.random() * len(places))
     for step in range(len(places)):
         place = places[(start + step * 2) % len(places)]
         if is_at(view, target, others, place):
-            return pick(rng, PLACES[place]).format(x=phrase.text), phrase.fits, None
+            return pick(rng, wording.PLACES[place]).format(x=phrase.text), phrase.fits, None
     return None
 
 
@@ -176,7 +160,7 @@ def _relation(rng: np.random.Generator, view: View, target: int) -> Proposed | N
         return None
     if not _worth(rng, _others(phrase, target)):
         return None
-    relations = list(RELATIONS)
+    relations = list(wording.RELATIONS)
     first = int(rng.random() * len(view.objects))
     for step in range(len(view.objects)):
         landmark = (first + step) % len(view.objects)
@@ -191,7 +175,7 @@ def _relation(rng: np.random.Generator, view: View, target: int) -> Proposed | N
             relation = relations[(start + turn) % len(relations)]
             if is_related(view, target, others, landmark, relation):
                 article = "" if rng.random() < 0.15 else "the "
-                text = pick(rng, RELATIONS[relation])
+                text = pick(rng, wording.RELATIONS[relation])
                 text = text.format(x=phrase.text, y=article + marker.text)
                 return text, phrase.fits, landmark
     return None
@@ -201,15 +185,15 @@ def _ordinal(rng: np.random.Generator, view: View, target: int) -> Proposed | No
     phrase = _phrase(rng, view, target, 0.15, 0.2)
     if phrase is None or len(phrase.fits) < 3 or phrase.noun in UNCOUNTED:
         return None
-    side = pick(rng, tuple(SIDES) if rng.random() < 0.4 else ("left", "right"))
+    side = pick(rng, tuple(wording.SIDES) if rng.random() < 0.4 else ("left", "right"))
     ranked = order_from(view, phrase.fits, side)
     if ranked is None:
         return None
     place = ranked.index(target)
-    if place >= len(ORDER) or place > (len(ranked) + 1) // 2:
+    if place >= len(wording.ORDER) or place > (len(ranked) + 1) // 2:
         return None
-    word = ORDER[place][0 if rng.random() < 0.75 else 1]
-    return pick(rng, SIDES[side]).format(k=word, x=phrase.text), phrase.fits, None
+    word = wording.ORDER[place][0 if rng.random() < 0.75 else 1]
+    return pick(rng, wording.SIDES[side]).format(k=word, x=phrase.text), phrase.fits, None
 
 
 def _superlative(rng: np.random.Generator, view: View, target: int) -> Proposed | None:
@@ -217,12 +201,12 @@ def _superlative(rng: np.random.Generator, view: View, target: int) -> Proposed 
     if phrase is None or len(phrase.fits) < 2:
         return None
     others = _others(phrase, target)
-    which = list(EXTREMES)
+    which = list(wording.EXTREMES)
     start = int(rng.random() * len(which))
     for step in range(len(which)):
         extreme = which[(start + step) % len(which)]
         if is_extreme(view, target, others, extreme):
-            text = _form(rng, EXTREMES[extreme], phrase.noun).format(x=phrase.text)
+            text = _form(rng, wording.EXTREMES[extreme], phrase.noun).format(x=phrase.text)
             return text, phrase.fits, None
     return None
 
@@ -254,10 +238,10 @@ def _none(rng: np.random.Generator, view: View) -> str | None:
     noun = pick(rng, kind.words)
     present = {thing.name for thing in view.objects} | view.avoid
     # Nothing here may be called so, not even by a stretch.
-    for word in (*kind.words, *(group for group in kind.groups if group not in BROAD)):
-        if (nouns()[word] | doubtful().get(word, frozenset())) & present:
+    for word in (*kind.words, *(group for group in kind.groups if group not in wording.BROAD)):
+        if (wording.nouns()[word] | wording.doubtful().get(word, frozenset())) & present:
             return None
-    if any(present & nouns()[word] for word in kind.doubtful if word in kinds()):
+    if any(present & wording.nouns()[word] for word in kind.doubtful if word in kinds()):
         return None
     text = noun
     if rng.random() < 0.3:
@@ -266,12 +250,12 @@ def _none(rng: np.random.Generator, view: View) -> str | None:
             text = f"{pick(rng, colours)} {noun}"
     roll = rng.random()
     if roll < 0.4:
-        return pick(rng, pick(rng, tuple(PLACES.values()))).format(x=text)
+        return pick(rng, pick(rng, tuple(wording.PLACES.values()))).format(x=text)
     if roll < 0.6:
         marker = _single(rng, view, int(rng.random() * len(view.objects)), noun)
         if marker is not None:
-            relation = pick(rng, tuple(RELATIONS))
-            return pick(rng, RELATIONS[relation]).format(x=text, y="the " + marker.text)
+            relation = pick(rng, tuple(wording.RELATIONS))
+            return pick(rng, wording.RELATIONS[relation]).format(x=text, y="the " + marker.text)
     return text
 
 
@@ -283,8 +267,8 @@ def _several(rng: np.random.Generator, view: View) -> tuple[str, tuple[int, ...]
         nouns_text = plural(phrase.noun)
         many = f"{phrase.colour} {nouns_text}" if phrase.colour else nouns_text
         one = f"{phrase.colour} {phrase.noun}" if phrase.colour else phrase.noun
-        options = SEVERAL_TWO if len(phrase.fits) == 2 else SEVERAL_MORE
-        text = pick(rng, options).format(xs=many, x=one, k=COUNTS[len(phrase.fits)])
+        options = wording.SEVERAL_TWO if len(phrase.fits) == 2 else wording.SEVERAL_MORE
+        text = pick(rng, options).format(xs=many, x=one, k=wording.COUNTS[len(phrase.fits)])
         return text, phrase.fits
     if len(view.objects) < 2:
         return None
@@ -295,7 +279,7 @@ def _several(rng: np.random.Generator, view: View) -> tuple[str, tuple[int, ...]
     two_phrase = _single(rng, view, other, "")
     if one_phrase is None or two_phrase is None:
         return None
-    text = pick(rng, PAIRS).format(x=one_phrase.text, y="the " + two_phrase.text)
+    text = pick(rng, wording.PAIRS).format(x=one_phrase.text, y="the " + two_phrase.text)
     return text, tuple(sorted((target, other)))
 
 
@@ -358,6 +342,6 @@ def write_expressions(
             texts.add(text)
             if len(targets) == 1:
                 used.add((targets[0], kind))
-            found.append(Expression(dress(rng, text, typos), targets, kind, *about))
+            found.append(Expression(wording.dress(rng, text, typos), targets, kind, *about))
             break
     return tuple(found)

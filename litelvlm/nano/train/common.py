@@ -200,6 +200,11 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
         parameter.grad = part.view_as(parameter)
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `Run.save` wrote: "modules" by name, and the state of the run."""
+    return torch.load(path, map_location="cpu", weights_only=False)
+
+
 @dataclass
 class Run:
     """One stage of a training run: its folder, its state and its log.
@@ -234,7 +239,7 @@ class Run:
         """Load the last checkpoint of this stage, if there is one; true if there was."""
         if not self.checkpoint.exists():
             return False
-        state = torch.load(self.checkpoint, map_location="cpu", weights_only=False)
+        state = read_checkpoint(self.checkpoint)
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):

@@ -5,23 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from litelvlm.config import ModelConfig, SelectionConfig
 from litelvlm.nano.scenes import known_words
+from litelvlm.nano.train.common import read_checkpoint
 from litelvlm.nano.train.recipe import Recipe
 from litelvlm.nano.train.tokens import PROMPT, PromptTokens
 
 # Trained on whole pictures, letterboxed, and on bare phrases.
 SELECTION = SelectionConfig(view="letterbox", text="phrase", positions="original")
-_PARTS = {
-    "llama": "language",
-    "projector": "projector",
-    "seg_head": "seg_head",
-}
+_PARTS = {"llama": "language", "projector": "projector", "seg_head": "seg_head"}
 
 
 def collect(folder: Path) -> dict[str, Tensor]:
@@ -30,21 +26,17 @@ def collect(folder: Path) -> dict[str, Tensor]:
     The train-time helpers are left behind. The mask decoder is the one that the language stage
     has tuned.
     """
-    clip = _modules(folder / "clip.pt")["clip"]
-    sam = _modules(folder / "masks.pt")["sam"]
+    clip = read_checkpoint(folder / "clip.pt")["modules"]["clip"]
+    sam = read_checkpoint(folder / "masks.pt")["modules"]["sam"]
     tensors = {f"dual_encoder.{k}": v for k, v in clip.items()}
     tensors |= {f"segmenter.{k}": v for k, v in sam.items()}
-    language = _modules(folder / "language.pt")
+    language = read_checkpoint(folder / "language.pt")["modules"]
     for key, value in language["grounder"].items():
         head, _, rest = key.partition(".")
         if head in _PARTS:
             tensors[f"{_PARTS[head]}.{rest}"] = value
     tensors |= {f"segmenter.mask_decoder.{k}": v for k, v in language["decoder"].items()}
     return tensors
-
-
-def _modules(path: Path) -> dict[str, Any]:
-    return torch.load(path, map_location="cpu", weights_only=False)["modules"]
 
 
 def model_config(recipe: Recipe, tokens: PromptTokens, selection: SelectionConfig) -> ModelConfig:

@@ -13,6 +13,7 @@ from litelvlm.nano.sprites import COLOURS
 from litelvlm.nano.train import clip as clip_stage
 from litelvlm.nano.train import masks as mask_stage
 from litelvlm.nano.train.builders import build_dual_encoder, build_segmenter
+from litelvlm.nano.train.common import read_checkpoint
 from litelvlm.nano.train.recipe import Recipe
 from litelvlm.nano.train.targets import clip_pixels, sam_pixels
 
@@ -40,17 +41,17 @@ class Frozen:
 def load_frozen(recipe: Recipe, folder: Path, device: str) -> Frozen:
     """The dual encoder and SAM part from the checkpoints of the first two stages."""
     clip = build_dual_encoder(recipe.dual_encoder)
-    state = torch.load(folder / "clip.pt", map_location="cpu", weights_only=False)
-    clip.load_state_dict(state["modules"]["clip"])
-    rows = len(state["modules"]["head"]["linear.weight"])
+    trained = read_checkpoint(folder / "clip.pt")["modules"]
+    clip.load_state_dict(trained["clip"])
+    rows = len(trained["head"]["linear.weight"])
     width = recipe.dual_encoder["vision_cfg"]["width"]
     head = clip_stage.DenseHead(width, rows - len(COLOURS) - 7)
-    head.load_state_dict(state["modules"]["head"])
+    head.load_state_dict(trained["head"])
     sam = build_segmenter(recipe.segmenter)
     prompt = mask_stage.PromptToken(recipe.segmenter["prompt_encoder_config"]["hidden_size"])
-    state = torch.load(folder / "masks.pt", map_location="cpu", weights_only=False)
-    sam.load_state_dict(state["modules"]["sam"])
-    prompt.load_state_dict(state["modules"]["prompt"])
+    trained = read_checkpoint(folder / "masks.pt")["modules"]
+    sam.load_state_dict(trained["sam"])
+    prompt.load_state_dict(trained["prompt"])
     for module in (clip, sam, prompt, head):
         module.to(device).eval().requires_grad_(False)
     return Frozen(clip, sam, prompt, head)
