@@ -65,7 +65,7 @@ def open_page(browser, server, path="/", **options):
     page.on("request", lambda r: page.runs.append(r.post_data) if "queue/join" in r.url else None)
     page.on("pageerror", lambda error: page.faults.append(str(error)))
     page.goto(server.url + path)
-    page.wait_for_selector("#lv-run")
+    page.wait_for_selector("#lv-state .lv-status")  # the page opens on an answer
     yield page
     context.close()
 
@@ -87,7 +87,15 @@ def find(page, file, phrases="the disc"):
     upload(page, file)
     page.fill("#lv-phrases textarea", phrases)
     page.click("#lv-run")
+    about(page, phrases.splitlines()[0])
     answered(page)
+
+
+def about(page, phrase):
+    """Wait for the answer to a phrase: the page opens on another one."""
+    page.wait_for_function(
+        "text => document.querySelector('#lv-masks').textContent.includes(text)", arg=phrase
+    )
 
 
 def answered(page, text=" of 64 image tokens"):
@@ -332,10 +340,8 @@ def test_files_can_be_saved(page, file, tmp_path):
 
 # ------------------------------------------------------------------------------------------ errors
 def test_an_error_is_told_and_the_next_try_works(page, file):
-    page.click("#lv-run")
-    page.wait_for_selector("#lv-state .lv-error")
-    assert "Choose a picture" in page.inner_text("#lv-state")
     upload(page, file)
+    page.fill("#lv-phrases textarea", "")
     page.click("#lv-run")
     page.wait_for_function(
         "document.querySelector('#lv-state .lv-error')?.textContent.includes('Type what')"
@@ -346,12 +352,61 @@ def test_an_error_is_told_and_the_next_try_works(page, file):
     assert not page.locator("#lv-state .lv-error").count()
 
 
-def test_after_an_error_no_old_answer_is_left_on_screen(page, file):
+def test_after_an_error_the_old_answer_is_marked_as_such(page, file):
+    opacity = "getComputedStyle(document.querySelector('#lv-masks').closest('.tabitem')).opacity"
     find(page, file)
+    assert page.evaluate(opacity) == "1"
     page.fill("#lv-phrases textarea", "?!")
     page.click("#lv-run")
     page.wait_for_selector("#lv-state .lv-error")
-    assert not page.locator("#lv-masks img").count()
+    assert "the earlier answer to “the disc”" in page.inner_text("#lv-state")
+    assert float(page.evaluate(opacity)) < 0.5
+    page.fill("#lv-phrases textarea", "a thing")
+    page.click("#lv-run")
+    about(page, "a thing")
+    assert page.evaluate(opacity) == "1"
+
+
+def test_the_page_opens_on_the_answer_that_the_engine_gives(page, server):
+    from litelvlm import load
+    from litelvlm.ui.examples import examples
+
+    example = examples()[0]
+    pipe = load("tiny-random")
+    mine = pipe.ground(pipe.encode(str(example.path)), list(example.phrases), 21)
+    assert page.input_value("#lv-phrases textarea").splitlines() == list(example.phrases)
+    text = page.inner_text("#lv-masks")
+    full = pipe.ground(pipe.encode(str(example.path)), list(example.phrases))
+    for a, b in zip(mine, full, strict=True):
+        union = (a.mask | b.mask).sum()
+        if a.found and b.found:
+            assert f"{(a.mask & b.mask).sum() / union:.2f}" in text
+    assert "21 of 64" in page.inner_text("#lv-state")
+
+
+def test_a_link_opens_the_answer_it_was_made_for(page, browser, server):
+    page.click("[data-lv-budget='32']")
+    answered(page, "32 of 64")
+    tab(page, "Use it")
+    address = page.get_attribute("#lv-share", "href")
+    other = open_page(browser, server, path="/" + address)
+    opened = next(other)
+    assert "32 of 64" in opened.inner_text("#lv-state")
+    assert opened.input_value("#lv-budget input[type=number]") == "32"
+    other.close()
+
+
+def test_a_changed_option_says_that_the_answer_is_of_before(page, file):
+    find(page, file)
+    page.click("#lv-advanced button")
+    page.get_by_label("model writes its answer").check()
+    page.wait_for_function(
+        "document.querySelector('#lv-state').textContent.includes('Settings changed')"
+    )
+    page.click("#lv-run")
+    page.wait_for_function(
+        "!document.querySelector('#lv-state').textContent.includes('Settings changed')"
+    )
 
 
 def test_what_is_no_picture_is_refused_on_the_page(page, tmp_path, file):

@@ -420,14 +420,86 @@ def test_masks_to_download_have_the_size_of_the_upload(desk, ask, tmp_path):
     ],
     ids=str,
 )
-def test_wrong_input_becomes_a_short_message_and_no_old_answer_stays(desk, ask, change, message):
+def test_wrong_input_becomes_a_short_message(desk, ask, change, message):
     page = callbacks.ground(desk, None, replace(ask, **change))
     text = html.unescape(page.status)
     assert message in text
     assert len(re.sub("<[^>]+>", "", text)) < 400
-    assert page.session is None
-    assert not layers(page.masks + page.tokens + page.similarity)
+    assert filled(page) == {"status"}
     assert callbacks.ground(desk, None, ask).session is not None
+
+
+def test_after_a_mistake_the_last_answer_stays_marked_as_such_and_the_next_try_works(desk, ask):
+    first = callbacks.ground(desk, None, ask)
+    page = callbacks.ground(desk, first.session, replace(ask, phrases=" "))
+    assert filled(page) == {"status", "stale", "session"}, "the tabs are left as they are"
+    assert "On screen: the earlier answer to “the disc”" in page.status
+    assert "opacity" in page.stale
+    assert not page.session.current
+    again = callbacks.ground(desk, page.session, ask)
+    assert again.stale == ""
+    assert again.session.reused
+
+
+def test_a_changed_setting_marks_the_answer_until_it_is_run_again(desk, ask):
+    assert filled(callbacks.changed(None)) == set()
+    first = callbacks.ground(desk, None, ask)
+    page = callbacks.changed(first.session)
+    assert "Settings changed" in page.status
+    assert page.stale
+    assert filled(callbacks.count(desk, page.session)) == set(), "nothing is measured for it"
+
+
+def test_costs_fill_in_when_they_are_looked_at(desk, ask):
+    first = callbacks.ground(desk, None, ask)
+    page = callbacks.count(desk, first.session)
+    assert "FLOP" in page.cost
+    assert "paper’s own figures" in page.cost
+    assert page.session.measured is not None
+    assert filled(callbacks.count(desk, page.session)) == set()
+
+
+def test_an_example_is_reproduced_by_python_and_by_the_command_line(
+    desk, pipe, tmp_path, monkeypatch
+):
+    import shlex
+
+    from litelvlm.cli import main
+
+    example = examples()[0]
+    page = callbacks.ground_example(desk, None, Controls("tiny-random", budget=16), example)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(page.snippet, "snippet", "exec"), names)
+    words = shlex.split(page.command)
+    assert words[0] == "litelvlm"
+    assert main(words[1:]) == 0
+    record = json.loads((tmp_path / "found" / "result.json").read_text())
+    for result, wrote, item in zip(
+        names["results"], record["results"], page.session.pruned, strict=True
+    ):
+        assert np.array_equal(result.mask, item.mask)
+        assert np.array_equal(coco.decode(wrote["mask_rle"]).astype(bool), item.mask)
+
+
+def test_a_link_asks_again_what_was_asked(desk, ask):
+    from urllib.parse import parse_qs, urlsplit
+
+    def query(page):
+        address = html.unescape(re.search(r'href="([^"]+)"', page.link)[1])
+        return {k: v[0] for k, v in parse_qs(urlsplit(address).query).items()}
+
+    example = examples()[0]
+    given = Controls("tiny-random", budget=16, method="grid")
+    page = callbacks.ground_example(desk, None, given, example)
+    asked = callbacks.Asked.read(query(page), examples())
+    assert (asked.example, asked.phrases) == (example, example.phrases)
+    assert (asked.budget, asked.method, asked.model) == (16, "grid", "tiny-random")
+    own = callbacks.Asked.read(query(callbacks.ground(desk, None, ask)), examples())
+    assert own.example is None
+    assert own.picture in callbacks.upload_asked(own).status
+    strange = {"example": "../../etc", "budget": "1e9", "method": "<b>", "phrases": "<i>"}
+    assert callbacks.Asked.read(strange, examples()).budget is None
 
 
 @pytest.mark.parametrize("budget", [1, 16.0, 63, 64, None])

@@ -33,7 +33,9 @@ EMPTY = {
     "computer at most, drawn as it goes.",
     "downloads": "Masks, records and the figure of the answer on screen.",
 }
+CHEAP_BYTES = 1e9  # weights up to which costs are measured unasked
 NO_SNIPPET = "# After an answer: the lines that reproduce it.\n"
+STALE = "<style>#lv-tabs .tabitem{opacity:.45;filter:grayscale(.6)}</style>"
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,18 @@ class Page:
         session: the visitor's state.
         photo: style element with the photo.
         status: the line under the button.
+        stale: style element that dims the tabs while they answer another question.
         masks, tokens, similarity, cost, curve, downloads: HTML of the tabs.
-        snippet: Python text.
+        snippet, command, client: text that reproduces the answer, in Python, on the command line
+            and through this server.
+        link: HTML of the link to the result.
         phrases: the phrases to choose from; empty hides the choice.
     """
 
     session: Answer | None = None
     photo: str | None = None
     status: str | None = None
+    stale: str | None = None
     masks: str | None = None
     tokens: str | None = None
     similarity: str | None = None
@@ -59,6 +65,9 @@ class Page:
     curve: str | None = None
     downloads: str | None = None
     snippet: str | None = None
+    command: str | None = None
+    client: str | None = None
+    link: str | None = None
     phrases: tuple[str, ...] | None = None
 
 
@@ -109,14 +118,20 @@ def ground(desk: Desk, session: Answer | None, given: Controls, index: Any = 0) 
     return _filled(desk, answer, session, start, index)
 
 
-def ground_example(desk: Desk, session: Answer | None, given: Controls, example: Example) -> Page:
-    """As `ground`, for one of the example pictures and its phrases."""
+def ground_example(
+    desk: Desk,
+    session: Answer | None,
+    given: Controls,
+    example: Example,
+    phrases: tuple[str, ...] = (),
+) -> Page:
+    """As `ground`, for one of the example pictures; its own phrases where none are given."""
     start = time.perf_counter()
     try:
         model = given.model or desk.models.names[0]
         if example.model in desk.models.names:
             model = example.model
-        ask = check(desk, replace(given, model=model, phrases="\n".join(example.phrases)))
+        ask = check(desk, replace(given, model=model, phrases=list(phrases or example.phrases)))
         picture = take_picture(example.pixels())
         answer = desk.answer(model, picture, ask, session)
     except InputError as error:
@@ -131,8 +146,10 @@ def _filled(desk: Desk, answer: Answer, before: Answer | None, start: float, ind
     number = _index(answer, index)
     phrases = answer.ask.phrases
     same_photo = before is not None and before.picture.key == answer.picture.key
+    setup = desk.settings.device, desk.settings.dtype
     page = Page(
         session=answer,
+        stale="",
         photo=None if same_photo else photo_style(answer.picture.image),
         masks=panels.masks(answer),
         tokens=panels.tokens(answer, number),
@@ -140,7 +157,10 @@ def _filled(desk: Desk, answer: Answer, before: Answer | None, start: float, ind
         cost=costs.cost(answer),
         curve=panels.empty(EMPTY["curve"]),
         downloads=panels.empty(EMPTY["downloads"]),
-        snippet=handout.snippet(answer, desk.settings.device, desk.settings.dtype),
+        snippet=handout.snippet(answer, *setup),
+        command=handout.command(answer, *setup),
+        client=handout.client(answer),
+        link=handout.link(answer),
         phrases=phrases if len(phrases) > 1 else (),
     )
     total = answer.pruned.costs.tokens_total
@@ -148,22 +168,32 @@ def _filled(desk: Desk, answer: Answer, before: Answer | None, start: float, ind
 
 
 def failure(message: str, session: Answer | None = None) -> Page:
-    """The page after a mistake: the message, and no result that could be taken for the answer.
+    """The page after a mistake: the message; an earlier answer stays, marked as such.
 
     The encoded picture of an earlier answer stays in the session, for the next try.
     """
-    text = panels.empty("No answer yet: see the message beside the button.")
     return Page(
         session=replace(session, current=False) if session else None,
-        status=panels.notice("error", esc(message)),
-        masks=text,
-        tokens=text,
-        similarity=text,
-        cost=text,
-        curve=text,
-        downloads=text,
-        snippet=NO_SNIPPET,
-        phrases=(),
+        status=panels.notice("error", esc(message)) + (earlier(session) if session else ""),
+        stale=STALE if session else None,
+    )
+
+
+def changed(session: Answer | None) -> Page:
+    """The page after a setting was changed that does not run at once."""
+    if session is None:
+        return Page()
+    text = panels.notice("info", "Settings changed: press Find", "") + earlier(session)
+    return Page(session=replace(session, current=False), status=text, stale=STALE)
+
+
+def earlier(session: Answer) -> str:
+    """Which question the answer on screen belongs to."""
+    names = ", ".join(f"“{esc(phrase)}”" for phrase in session.ask.phrases)
+    kept = session.pruned.costs.tokens_kept
+    return (
+        f'<div class="lv-note">On screen: the earlier answer to {names} with {kept} tokens, '
+        f"by {esc(session.model)}.</div>"
     )
 
 
@@ -175,6 +205,53 @@ def choose_phrase(session: Answer | None, index: Any) -> Page:
     return Page(
         tokens=panels.tokens(session, number), similarity=panels.similarity(session, number)
     )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the address of the page asks for; every part may be missing or wrong."""
+
+    example: Example | None = None
+    picture: str = ""
+    phrases: tuple[str, ...] = ()
+    budget: int | None = None
+    method: str = ""
+    model: str = ""
+
+    @staticmethod
+    def read(query: dict[str, str], shown: tuple[Example, ...]) -> Asked:
+        """From the query of a link that `handout.link` made; an empty one asks for an example."""
+        named = {example.path.name: example for example in shown}
+        picture = query.get("picture", "")[:64]
+        first = shown[0] if shown and not picture else None
+        phrases = tuple(query.get("phrases", "").splitlines())
+        budget = query.get("budget", "")
+        return Asked(
+            named.get(query.get("example", ""), first),
+            picture,
+            phrases,
+            int(budget) if budget.isdecimal() and len(budget) < 6 else None,
+            query.get("method", ""),
+            query.get("model", ""),
+        )
+
+
+def upload_asked(asked: Asked) -> Page:
+    """What a link to an answer about somebody's own picture shows."""
+    text = (
+        f"This link belongs to a picture of somebody’s own, with the mark {esc(asked.picture)}. "
+        "Upload the same picture and press Find; the phrases are filled in."
+    )
+    return Page(status=panels.notice("info", "Upload the picture of this link", text))
+
+
+def count(desk: Desk, session: Answer | None) -> Page:
+    """Fill in work and memory when the costs are looked at, where a run takes no time."""
+    if session is None or not session.current or session.measured is not None:
+        return Page()
+    if session.pruned.costs.weight_bytes > CHEAP_BYTES:
+        return Page()
+    return measure(desk, session)
 
 
 def measure(desk: Desk, session: Answer | None) -> Page:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from litelvlm.images import read_image
 from litelvlm.resources import asset
+from litelvlm.ui.limits import take_picture
 
 
 @dataclass(frozen=True)
@@ -60,3 +62,13 @@ def examples(home: Path | None = None) -> tuple[Example, ...]:
         for entry in json.loads(listing.read_text(encoding="utf-8"))
         if (home / entry["file"]).is_file()
     )
+
+
+@functools.cache
+def _keys() -> dict[str, str]:
+    return {take_picture(example.pixels()).key: example.path.name for example in examples()}
+
+
+def shipped(key: str) -> str | None:
+    """File name of the example whose pixels have this key; None for other pictures."""
+    return _keys().get(key)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
+from urllib.parse import urlencode
 
 import numpy as np
 
 from litelvlm import viz
+from litelvlm.resources import asset
+from litelvlm.ui.examples import shipped
 from litelvlm.ui.limits import WORK_SIDE, enlarge_mask
 from litelvlm.ui.pictures import data_url, esc, figure_bytes, png
 from litelvlm.ui.work import Answer
@@ -22,6 +26,9 @@ def snippet(given: Answer, device: str | None, dtype: str | None) -> str:
     more = "".join(f", {name}={value!r}" for name, value in ask.chosen().items())
     lines = ["import litelvlm"]
     source = '"your-picture.jpg"'
+    if example := shipped(given.picture.key):
+        lines += ["from litelvlm.resources import asset"]
+        source = f'asset("examples", {example!r})'
     if given.picture.shrunk:
         lines += ["from litelvlm.images import read_image", "from litelvlm.ui.limits import fit"]
         source = f"fit(read_image({source}), {WORK_SIDE})"
@@ -36,6 +43,61 @@ def snippet(given: Answer, device: str | None, dtype: str | None) -> str:
         'litelvlm.show(results, "figure.png")',
     ]
     return "\n".join(lines) + "\n"
+
+
+def command(given: Answer, device: str | None, dtype: str | None) -> str:
+    """The command line that reproduces this result."""
+    options = {"model": given.model, "budget": given.ask.budget, **given.ask.chosen()}
+    options |= {"device": device, "dtype": dtype, "out": "found"}
+    words = ["litelvlm", "ground", _file(given), *given.ask.phrases]
+    for name, value in options.items():
+        if value is not None:
+            words += [f"--{name}", str(value)]
+    return shlex.join(words) + "\n"
+
+
+def client(given: Answer, url: str = "http://127.0.0.1:7860/") -> str:
+    """Python lines that ask this server the same question."""
+    ask = given.ask
+    more = {"budget": ask.budget, **ask.chosen(), "model": given.model}
+    lines = [
+        "from gradio_client import Client, handle_file",
+        "",
+        f"client = Client({url!r})",
+        "overlay, record = client.predict(",
+        f"    handle_file({_file(given)!r}),",
+        f"    {chr(10).join(ask.phrases)!r},",
+        *(f"    {name}={value!r}," for name, value in more.items() if value is not None),
+        '    api_name="/ground",',
+        ")",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _file(given: Answer) -> str:
+    example = shipped(given.picture.key)
+    return str(asset("examples", example)) if example else "your-picture.jpg"
+
+
+def link(given: Answer) -> str:
+    """A link to the result; of an upload it carries a mark by which it is known again."""
+    ask = given.ask
+    example = shipped(given.picture.key)
+    picture = {"example": example} if example else {"picture": given.picture.key[:16]}
+    query = urlencode(
+        picture
+        | {"phrases": "\n".join(ask.phrases), "budget": ask.budget or "", "method": ask.method}
+        | {"model": given.model}
+    )
+    note = (
+        "It opens this answer."
+        if example
+        else "The picture is not in it: who opens it is asked to upload the same picture."
+    )
+    return (
+        f'<p class="lv-caption"><a class="lv-link" id="lv-share" href="?{esc(query)}">Link to this '
+        f"result</a> {note}</p>"
+    )
 
 
 def downloads(given: Answer, figures: bool = False) -> str:

@@ -8,21 +8,25 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
-import cv2
 import gradio as gr
 
-from litelvlm.config import CONTEXTS, POSITIONS, TEXTS
 from litelvlm.families.table import PRESETS
 from litelvlm.methods import METHODS
-from litelvlm.pruning import ORDERS, SPLITS
 from litelvlm.ui import api, callbacks, panels
 from litelvlm.ui.callbacks import EMPTY, NO_SNIPPET, Controls, Page
-from litelvlm.ui.components import Budget, Choice, Picture
+from litelvlm.ui.components import Choice
 from litelvlm.ui.desk import Desk
 from litelvlm.ui.examples import Example, examples
-from litelvlm.ui.limits import MAX_PHRASES, fit
-from litelvlm.ui.pictures import data_url, esc
-from litelvlm.ui.work import LEAST, budgets
+from litelvlm.ui.inputs import (
+    budget_marks,
+    build_inputs,
+    example_strip,
+    first_budget,
+    html_part,
+    small_button,
+)
+from litelvlm.ui.pictures import esc
+from litelvlm.ui.work import LEAST
 
 # Runs of a model take turns; redrawing does not wait for them.
 RUN: dict[str, Any] = {
@@ -33,36 +37,6 @@ RUN: dict[str, Any] = {
 }
 DRAW: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 SLOW_BYTES = 2e9  # weights beyond which a CPU is no pleasure
-_DEFAULT = ("model’s default", "")
-
-
-def _html(value: str = "", **more: Any) -> gr.HTML:
-    return gr.HTML(value, elem_classes=["lv-html", *more.pop("also", [])], js_on_load=None, **more)
-
-
-def _small(text: str, name: str) -> gr.Button:
-    return gr.Button(text, size="sm", elem_id=name, elem_classes="lv-act", min_width=120, scale=0)
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """What a visitor sets, in the order of `Controls`."""
-
-    model: gr.Dropdown
-    picture: Picture
-    phrases: gr.Textbox
-    budget: Budget
-    method: gr.Dropdown
-    split: gr.Dropdown
-    order: gr.Dropdown
-    positions: gr.Dropdown
-    context: gr.Dropdown
-    text: gr.Dropdown
-    mode: gr.Radio
-
-    def all(self) -> list[Any]:
-        """The components in order."""
-        return [getattr(self, field.name) for field in fields(self)]
 
 
 @dataclass(frozen=True)
@@ -72,6 +46,7 @@ class _Outputs:
     session: gr.State
     photo: gr.HTML
     status: gr.HTML
+    stale: gr.HTML
     masks: gr.HTML
     tokens: gr.HTML
     similarity: gr.HTML
@@ -79,6 +54,9 @@ class _Outputs:
     curve: gr.HTML
     downloads: gr.HTML
     snippet: gr.Code
+    command: gr.Code
+    client: gr.Code
+    link: gr.HTML
     phrases: Choice
 
     def all(self) -> list[Any]:
@@ -114,13 +92,14 @@ def build(desk: Desk) -> gr.Blocks:
         delete_cache=(max(1, min(60, seconds // 4)), max(1, seconds)),
     ) as blocks:
         session = gr.State(None, time_to_live=3600)
-        photo = _html("", also=["lv-hidden"])
-        _html(HEAD)
-        about = _html(model_line(desk, settings.models[0]), elem_id="lv-model")
-        picked = _examples(shown)
+        photo = html_part("", also=["lv-hidden"])
+        stale = html_part("", also=["lv-hidden"])
+        html_part(HEAD)
+        about = html_part(model_line(desk, settings.models[0]), elem_id="lv-model")
+        picked = example_strip(shown)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300, elem_classes="lv-left"):
-                inputs, run, status, marks = _inputs(desk, total)
+                inputs, run, status, marks = build_inputs(desk, total)
                 _vocabulary(desk)
             with gr.Column(scale=7, min_width=320, elem_classes="lv-right"):
                 phrase = Choice(
@@ -133,34 +112,44 @@ def build(desk: Desk) -> gr.Blocks:
                 )
                 with gr.Tabs(elem_id="lv-tabs"):
                     with gr.Tab("Masks", id="masks"):
-                        masks = _html(panels.empty(EMPTY["masks"]), elem_id="lv-masks")
+                        masks = html_part(panels.empty(EMPTY["masks"]), elem_id="lv-masks")
                     with gr.Tab("Tokens", id="tokens"):
-                        tokens = _html(panels.empty(EMPTY["tokens"]), elem_id="lv-tokens")
+                        tokens = html_part(panels.empty(EMPTY["tokens"]), elem_id="lv-tokens")
                     with gr.Tab("Similarity", id="similarity"):
-                        similarity = _html(panels.empty(EMPTY["similarity"]), elem_id="lv-sim")
-                    with gr.Tab("Cost", id="cost"):
-                        again = _small("Measure again", "lv-measure")
-                        cost = _html(panels.empty(EMPTY["cost"]), elem_id="lv-cost")
+                        similarity = html_part(panels.empty(EMPTY["similarity"]), elem_id="lv-sim")
+                    with gr.Tab("Cost", id="cost") as cost_tab:
+                        again = small_button("Measure again", "lv-measure")
+                        cost = html_part(panels.empty(EMPTY["cost"]), elem_id="lv-cost")
                     with gr.Tab("Budget curve", id="curve"):
                         with gr.Row(elem_classes="lv-acts"):
-                            draw = _small("Draw the curve", "lv-sweep")
-                            stop = _small("Cancel", "lv-cancel")
-                        curve = _html(panels.empty(EMPTY["curve"]), elem_id="lv-curve")
+                            draw = small_button("Draw the curve", "lv-sweep")
+                            stop = small_button("Cancel", "lv-cancel")
+                        curve = html_part(panels.empty(EMPTY["curve"]), elem_id="lv-curve")
                     with gr.Tab("Use it", id="use"):
-                        snippet = gr.Code(
-                            NO_SNIPPET,
-                            language="python",
-                            label="Reproduces this result",
-                            interactive=False,
-                            elem_id="lv-snippet",
+                        link = html_part("")
+                        snippet, command, client = (
+                            gr.Code(
+                                NO_SNIPPET,
+                                language=language,
+                                label=label,
+                                interactive=False,
+                                elem_id=f"lv-{name}",
+                            )
+                            for name, language, label in (
+                                ("snippet", "python", "Python"),
+                                ("command", "shell", "Command line"),
+                                ("client", "python", "Through this server (gradio_client)"),
+                            )
                         )
-                        prepare = _small("Prepare downloads", "lv-prepare")
-                        downloads = _html(panels.empty(EMPTY["downloads"]), elem_id="lv-downloads")
-        _html(FOOT.format(minutes=f"{settings.keep_minutes:.0f}"))
+                        prepare = small_button("Prepare downloads", "lv-prepare")
+                        downloads = html_part(
+                            panels.empty(EMPTY["downloads"]), elem_id="lv-downloads"
+                        )
+        html_part(FOOT.format(minutes=f"{settings.keep_minutes:.0f}"))
 
         outputs = _Outputs(
-            session, photo, status, masks, tokens, similarity, cost, curve, downloads, snippet,
-            phrase,
+            session, photo, status, stale, masks, tokens, similarity, cost, curve, downloads,
+            snippet, command, client, link, phrase,
         )  # fmt: skip
         again_hidden = gr.Button("Run again", elem_id="lv-rerun", elem_classes="lv-hidden")
         everything = [session, phrase, *inputs.all()]
@@ -214,6 +203,22 @@ def build(desk: Desk) -> gr.Blocks:
             **{**DRAW, "show_progress": "minimal"},
             show_progress_on=[downloads],
         )
+        for late in (inputs.picture, inputs.phrases, *inputs.late()):
+            late.input(
+                lambda state: _updates(callbacks.changed(state)), [session], outputs.all(), **DRAW
+            )
+        cost_tab.select(
+            lambda state: _updates(callbacks.count(desk, state)),
+            [session],
+            outputs.all(),
+            **{**RUN, "show_progress": "hidden"},
+        )
+        blocks.load(
+            _open(desk, shown),
+            [session],
+            [inputs.picture, inputs.phrases, inputs.budget, inputs.method, *outputs.all()],
+            **{**RUN, "show_progress": "hidden"},
+        )
         inputs.model.input(
             lambda name: _choose_model(desk, name),
             [inputs.model],
@@ -222,124 +227,6 @@ def build(desk: Desk) -> gr.Blocks:
         )
         api.register(desk)
     return blocks
-
-
-def _inputs(desk: Desk, total: int) -> tuple[_Inputs, gr.Button, gr.HTML, gr.HTML]:
-    """The left column: inputs, the button, the status line, the marks of the slider."""
-    names = list(desk.models.names)
-    fault = desk.models.fault()
-    picture = Picture(
-        type="filepath",
-        image_mode=None,
-        format="png",
-        sources=["upload", "clipboard", "webcam"],
-        label="Picture",
-        height=230,
-        elem_id="lv-picture",
-        buttons=[],
-    )
-    phrases = gr.Textbox(
-        label="What to look for",
-        placeholder="the red apple\nthe cat on the left",
-        info=f"One phrase a line, at most {MAX_PHRASES}. Shift + Enter runs.",
-        lines=2,
-        max_lines=6,
-        elem_id="lv-phrases",
-    )
-    run = gr.Button("Find", variant="primary", interactive=fault is None, elem_id="lv-run")
-    status = _html(
-        panels.notice("error", "The model cannot be loaded", esc(fault)) if fault else "",
-        elem_id="lv-state",
-    )
-    budget = Budget(
-        minimum=min(LEAST, total),
-        maximum=total,
-        value=_first_budget(total),
-        step=1,
-        label="Token budget",
-        info=f"Image tokens that enter the language model; {total} is all of them.",
-        elem_id="lv-budget",
-        buttons=[],
-    )
-    marks = _html(_marks(total))
-    with gr.Row():
-        method = gr.Dropdown(
-            [(rule.title, name) for name, rule in METHODS.items()],
-            value="litelvlm",
-            label="Method",
-            min_width=130,
-            elem_id="lv-method",
-        )
-        model = gr.Dropdown(names, value=names[0], label="Model", min_width=110, elem_id="lv-pick")
-    with gr.Accordion("Advanced", open=False, elem_id="lv-advanced"):
-        shares = [("half", "0.5"), ("a quarter", "0.25"), ("three quarters", "0.75")]
-        split = gr.Dropdown(
-            [_DEFAULT, *((name, name) for name in SPLITS), *shares],
-            value="",
-            label="Split",
-            info="Share of the budget that goes to low similarity; the rest is context.",
-        )
-        order = _option("Order", "In which order the kept tokens enter.", ORDERS)
-        positions = _option("Positions", "Renumbered, or as in the unpruned prompt.", POSITIONS)
-        context = _option("Context score", "As released, or attention of each head.", CONTEXTS)
-        text = _option("CLIP reads", "The phrase, a question, or several templates.", TEXTS)
-        mode = gr.Radio(
-            [("answer template given", "forced"), ("model writes its answer", "generate")],
-            value="forced",
-            label="Answer",
-        )
-    made = _Inputs(
-        model, picture, phrases, budget, method, split, order, positions, context, text, mode
-    )
-    return made, run, status, marks
-
-
-def _examples(shown: tuple[Example, ...]) -> gr.HTML | None:
-    """The strip of example pictures; a click hands over the example's number."""
-    if not shown:
-        return None
-    return gr.HTML(
-        _thumbnails(shown),
-        elem_classes=["lv-html"],
-        elem_id="lv-examples",
-        js_on_load="element.addEventListener('click', (event) => {"
-        "const b = event.target.closest('[data-lv-example]');"
-        "if (b) trigger('click', {index: Number(b.dataset.lvExample)});});",
-    )
-
-
-def _option(label: str, info: str, names: tuple[str, ...]) -> gr.Dropdown:
-    return gr.Dropdown(
-        [_DEFAULT, *((name, name) for name in names)], value="", label=label, info=info
-    )
-
-
-def _marks(total: int) -> str:
-    buttons = "".join(
-        f'<button type="button" data-lv-budget="{mark}">{mark}</button>' for mark in budgets(total)
-    )
-    return f'<div class="lv-marks" role="group" aria-label="Common budgets">{buttons}</div>'
-
-
-def _first_budget(total: int) -> int:
-    return 192 if total >= 288 else max(1, total // 3)
-
-
-def _thumbnails(shown: tuple[Example, ...]) -> str:
-    buttons = []
-    for number, example in enumerate(shown):
-        small = fit(example.pixels(), 240)
-        done, data = cv2.imencode(
-            ".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82]
-        )
-        url = data_url(data.tobytes(), "image/jpeg") if done else ""
-        words = ", ".join(example.phrases)
-        buttons.append(
-            f'<button type="button" data-lv-example="{number}" title="Run: {esc(words)}">'
-            f'<img src="{url}" alt="{esc(example.note or "Example picture")}"/>'
-            f"<span>{esc(words)}</span></button>"
-        )
-    return f'<div class="lv-examples">{"".join(buttons)}</div>'
 
 
 # ------------------------------------------------------------------------------- callbacks, tied
@@ -368,6 +255,30 @@ def _pick(desk: Desk, shown: tuple[Example, ...]) -> Callable[..., tuple[Any, ..
     return pick
 
 
+def _open(desk: Desk, shown: tuple[Example, ...]) -> Callable[..., tuple[Any, ...]]:
+    """What a visitor sees first: the answer that the address asks for, or the first example's."""
+
+    def opened(request: gr.Request, state: Any) -> tuple[Any, ...]:
+        asked = callbacks.Asked.read(dict(request.query_params), shown)
+        budget = gr.update(value=asked.budget) if asked.budget else gr.skip()
+        method = gr.update(value=asked.method) if asked.method in METHODS else gr.skip()
+        if asked.example is None:
+            text = "\n".join(asked.phrases)
+            page = callbacks.upload_asked(asked) if asked.picture else Page()
+            return (gr.skip(), text or gr.skip(), budget, method, *_updates(page))
+        total = desk.tokens(asked.model if asked.model in desk.models.names else None)
+        given = Controls(
+            model=asked.model if asked.model in desk.models.names else None,
+            budget=asked.budget or first_budget(total),
+            method=asked.method if asked.method in METHODS else "litelvlm",
+        )
+        page = callbacks.ground_example(desk, state, given, asked.example, asked.phrases)
+        text = "\n".join(asked.phrases or asked.example.phrases)
+        return (asked.example.pixels(), text, budget, method, *_updates(page))
+
+    return opened
+
+
 def _cancelled() -> str:
     """The notice in place of a curve that was stopped, once what was under way has arrived."""
     time.sleep(0.5)
@@ -385,8 +296,8 @@ def _stream(work: Callable[..., Iterator[Page]]) -> Callable[..., Iterator[str]]
 
 def _choose_model(desk: Desk, name: Any) -> tuple[str, Any, str]:
     total = desk.tokens(str(name))
-    slider = gr.update(maximum=total, minimum=min(LEAST, total), value=_first_budget(total))
-    return model_line(desk, str(name)), slider, _marks(total)
+    slider = gr.update(maximum=total, minimum=min(LEAST, total), value=first_budget(total))
+    return model_line(desk, str(name)), slider, budget_marks(total)
 
 
 # ------------------------------------------------------------------------------------------- texts
@@ -437,4 +348,4 @@ def _vocabulary(desk: Desk) -> None:
         return
     if words:
         with gr.Accordion("Words it knows", open=False):
-            _html(f'<div class="lv-words">{esc(", ".join(sorted(words)))}</div>')
+            html_part(f'<div class="lv-words">{esc(", ".join(sorted(words)))}</div>')

@@ -1,0 +1,177 @@
+"""The inputs of the page: picture, phrases, budget, method and model, and the example strip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import cv2
+import gradio as gr
+
+from litelvlm.config import CONTEXTS, POSITIONS, TEXTS
+from litelvlm.methods import METHODS
+from litelvlm.pruning import ORDERS, SPLITS
+from litelvlm.ui import panels
+from litelvlm.ui.components import Budget, Picture
+from litelvlm.ui.desk import Desk
+from litelvlm.ui.examples import Example
+from litelvlm.ui.limits import MAX_PHRASES, fit
+from litelvlm.ui.pictures import data_url, esc
+from litelvlm.ui.work import LEAST, budgets
+
+_DEFAULT = ("model’s default", "")
+
+
+def html_part(value: str = "", **more: Any) -> gr.HTML:
+    """A part of the page that is filled with HTML; `also` names further classes."""
+    return gr.HTML(value, elem_classes=["lv-html", *more.pop("also", [])], js_on_load=None, **more)
+
+
+def small_button(text: str, name: str) -> gr.Button:
+    """A button beside a result."""
+    return gr.Button(text, size="sm", elem_id=name, elem_classes="lv-act", min_width=120, scale=0)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a visitor sets, in the order of `Controls`."""
+
+    model: gr.Dropdown
+    picture: Picture
+    phrases: gr.Textbox
+    budget: Budget
+    method: gr.Dropdown
+    split: gr.Dropdown
+    order: gr.Dropdown
+    positions: gr.Dropdown
+    context: gr.Dropdown
+    text: gr.Dropdown
+    mode: gr.Radio
+
+    def all(self) -> list[Any]:
+        """The components in order."""
+        return [getattr(self, field.name) for field in fields(self)]
+
+    def late(self) -> list[Any]:
+        """The settings that wait for Find."""
+        return [self.split, self.order, self.positions, self.context, self.text, self.mode]
+
+
+def build_inputs(desk: Desk, total: int) -> tuple[Inputs, gr.Button, gr.HTML, gr.HTML]:
+    """The left column: inputs, the button, the status line, the marks of the slider."""
+    names = list(desk.models.names)
+    fault = desk.models.fault()
+    picture = Picture(
+        type="filepath",
+        image_mode=None,
+        format="png",
+        sources=["upload", "clipboard", "webcam"],
+        label="Picture",
+        height=230,
+        elem_id="lv-picture",
+        buttons=[],
+    )
+    phrases = gr.Textbox(
+        label="What to look for",
+        placeholder="the red apple\nthe cat on the left",
+        info=f"One phrase a line, at most {MAX_PHRASES}. Shift + Enter runs.",
+        lines=2,
+        max_lines=6,
+        elem_id="lv-phrases",
+    )
+    run = gr.Button("Find", variant="primary", interactive=fault is None, elem_id="lv-run")
+    status = html_part(
+        panels.notice("error", "The model cannot be loaded", esc(fault)) if fault else "",
+        elem_id="lv-state",
+    )
+    budget = Budget(
+        minimum=min(LEAST, total),
+        maximum=total,
+        value=first_budget(total),
+        step=1,
+        label="Token budget",
+        info=f"Image tokens that enter the language model; {total} is all of them.",
+        elem_id="lv-budget",
+        buttons=[],
+    )
+    marks = html_part(budget_marks(total))
+    with gr.Row():
+        method = gr.Dropdown(
+            [(rule.title, name) for name, rule in METHODS.items()],
+            value="litelvlm",
+            label="Method",
+            min_width=130,
+            elem_id="lv-method",
+        )
+        model = gr.Dropdown(names, value=names[0], label="Model", min_width=110, elem_id="lv-pick")
+    with gr.Accordion("Advanced", open=False, elem_id="lv-advanced"):
+        shares = [("half", "0.5"), ("a quarter", "0.25"), ("three quarters", "0.75")]
+        split = gr.Dropdown(
+            [_DEFAULT, *((name, name) for name in SPLITS), *shares],
+            value="",
+            label="Split",
+            info="Share of the budget that goes to low similarity; the rest is context.",
+        )
+        order = _option("Order", "In which order the kept tokens enter.", ORDERS)
+        positions = _option("Positions", "Renumbered, or as in the unpruned prompt.", POSITIONS)
+        context = _option("Context score", "As released, or attention of each head.", CONTEXTS)
+        text = _option("CLIP reads", "The phrase, a question, or several templates.", TEXTS)
+        mode = gr.Radio(
+            [("answer template given", "forced"), ("model writes its answer", "generate")],
+            value="forced",
+            label="Answer",
+        )
+    made = Inputs(
+        model, picture, phrases, budget, method, split, order, positions, context, text, mode
+    )
+    return made, run, status, marks
+
+
+def example_strip(shown: tuple[Example, ...]) -> gr.HTML | None:
+    """The strip of example pictures; a click hands over the example's number."""
+    if not shown:
+        return None
+    return gr.HTML(
+        _thumbnails(shown),
+        elem_classes=["lv-html"],
+        elem_id="lv-examples",
+        js_on_load="element.addEventListener('click', (event) => {"
+        "const b = event.target.closest('[data-lv-example]');"
+        "if (b) trigger('click', {index: Number(b.dataset.lvExample)});});",
+    )
+
+
+def _option(label: str, info: str, names: tuple[str, ...]) -> gr.Dropdown:
+    return gr.Dropdown(
+        [_DEFAULT, *((name, name) for name in names)], value="", label=label, info=info
+    )
+
+
+def budget_marks(total: int) -> str:
+    """Buttons of common budgets for a model of `total` tokens."""
+    buttons = "".join(
+        f'<button type="button" data-lv-budget="{mark}">{mark}</button>' for mark in budgets(total)
+    )
+    return f'<div class="lv-marks" role="group" aria-label="Common budgets">{buttons}</div>'
+
+
+def first_budget(total: int) -> int:
+    """The budget that the page opens with."""
+    return 192 if total >= 288 else max(1, total // 3)
+
+
+def _thumbnails(shown: tuple[Example, ...]) -> str:
+    buttons = []
+    for number, example in enumerate(shown):
+        small = fit(example.pixels(), 240)
+        done, data = cv2.imencode(
+            ".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82]
+        )
+        url = data_url(data.tobytes(), "image/jpeg") if done else ""
+        words = ", ".join(example.phrases)
+        buttons.append(
+            f'<button type="button" data-lv-example="{number}" title="Run: {esc(words)}">'
+            f'<img src="{url}" alt="{esc(example.note or "Example picture")}"/>'
+            f"<span>{esc(words)}</span></button>"
+        )
+    return f'<div class="lv-examples">{"".join(buttons)}</div>'
