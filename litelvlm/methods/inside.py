@@ -9,11 +9,11 @@ counts them in float32. (The authors' codes switch the whole layer to plain atte
 rows.) `layer_tokens` tells how long the sequence really was in each layer, which is what a method
 saves. The budget counts image tokens where a docstring says so; all start from all N patches.
 
-Signature: rule(llama, inputs_embeds, attention_mask, position_ids, image_span, budget):
+Signature: rule(llama, inputs_embeds, attention_mask, position_ids, image_span, budget, **cache):
 
     inputs_embeds (P, S, L), one row a phrase; attention_mask (P, S), 1 = real, 0 = padding;
     position_ids (P, S); image_span (start, stop), rows of the N image tokens in the sequence;
-    budget 1..N.
+    budget 1..N; cache: a key-value cache by the name that the layers have for it, or nothing.
 
 "The last token" is the last real one that was given: in forced mode the end of the answer.
 SparseVLM's text is all that follows the image.
@@ -70,6 +70,7 @@ class _Trace:
 
     layer_tokens: list[int] = field(default_factory=list)
     attention_bytes: int = 0
+    layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 def fastv(
@@ -79,6 +80,7 @@ def fastv(
     position_ids: Tensor,
     image_span: tuple[int, int],
     budget: int,
+    **cache: Any,
 ) -> InsideResult:
     """FastV (Chen et al., ECCV 2024; github.com/pkunlp-icler/FastV).
 
@@ -92,7 +94,7 @@ def fastv(
         if number == cut - 1 and budget < state.numbers.shape[1]:
             score = _last_row(state, layer, trace)
             chosen = best(score, budget).sort(dim=-1).values
-        state = _step(state, layer, trace, llama)
+        state = _step(state, layer, trace, cache)
         if chosen is not None:
             state = _drop(state, chosen, llama, renumber=False)
     return _finish(state, trace, llama)
@@ -105,6 +107,7 @@ def pyramiddrop(
     position_ids: Tensor,
     image_span: tuple[int, int],
     budget: int,
+    **cache: Any,
 ) -> InsideResult:
     """PyramidDrop (Xing et al., CVPR 2025; github.com/Cooperx521/PyramidDrop).
 
@@ -124,7 +127,7 @@ def pyramiddrop(
             score = _last_row(state, layer, trace)
             chosen = best(score, left[number]).sort(dim=-1).values
             state = _drop(state, chosen, llama, renumber=True)
-        state = _step(state, layer, trace, llama)
+        state = _step(state, layer, trace, cache)
     return _finish(state, trace, llama)
 
 
@@ -137,6 +140,7 @@ def sparsevlm(
     budget: int,
     *,
     merge: bool = True,
+    **cache: Any,
 ) -> InsideResult:
     """SparseVLM (Zhang et al., ICML 2025; github.com/Gumpest/SparseVLMs, first version).
 
@@ -166,7 +170,7 @@ def sparsevlm(
             chosen = order[:, : left[number]].sort(dim=-1).values
             dropped = order[:, left[number] :]
             merged = dropped[:, : round(0.3 * dropped.shape[1])] if merge else None
-        state = _step(state, layer, trace, llama)
+        state = _step(state, layer, trace, cache)
         if chosen is not None:
             extra = None
             if merged is not None and merged.shape[1]:
@@ -183,11 +187,13 @@ def sparsevlm_without_merge(
     position_ids: Tensor,
     image_span: tuple[int, int],
     budget: int,
+    **cache: Any,
 ) -> InsideResult:
     """`sparsevlm` that forgets what it drops."""
     return sparsevlm(
-        llama, inputs_embeds, attention_mask, position_ids, image_span, budget, merge=False
-    )
+        llama, inputs_embeds, attention_mask, position_ids, image_span, budget,
+        merge=False, **cache,
+    )  # fmt: skip
 
 
 def _begin(
@@ -222,14 +228,19 @@ def _begin(
     ), _Trace()
 
 
-def _step(state: _State, layer: Any, trace: _Trace, llama: Any) -> _State:
+def _step(state: _State, layer: Any, trace: _Trace, cache: dict[str, Any]) -> _State:
     """Run one layer."""
     trace.layer_tokens.append(state.hidden.shape[1])
+    if trace.layers and trace.layers[-1][1] is state.mask:  # nothing was dropped since
+        trace.layers.append(trace.layers[-1])
+    else:
+        trace.layers.append((state.positions.gather(1, _last(state))[:, 0], state.mask))
     hidden = layer(
         state.hidden,
         attention_mask=state.layer_mask,
         position_ids=state.positions,
         position_embeddings=state.cosine_sine,
+        **cache,
     )
     return replace(state, hidden=hidden)
 
@@ -241,15 +252,49 @@ def _finish(state: _State, trace: _Trace, llama: Any) -> InsideResult:
         kept=state.numbers,
         layer_tokens=tuple(trace.layer_tokens),
         attention_bytes=trace.attention_bytes,
+        layers=tuple(trace.layers),
     )
 
 
+def next_state(
+    llama: Any, embeds: Tensor, outcome: InsideResult, written: int, **cache: Any
+) -> Tensor:
+    """One more token after a rule: each layer attends to the tokens that reached it.
+
+    Args:
+        llama: as given to the rule.
+        embeds: (P, 1, L), the embedded token.
+        outcome: of the rule, which was given the same cache.
+        written: tokens since then, this one included.
+        **cache: the cache, by the name that the layers have for it; it grows.
+
+    Returns:
+        (P, 1, L), its state after the last norm.
+    """
+    hidden, tables = embeds, None
+    for number, layer in enumerate(llama.layers):
+        last, mask = outcome.layers[number]
+        if tables is None or outcome.layers[number] is not outcome.layers[number - 1]:
+            positions = last[:, None] + written
+            tables = llama.rotary_emb(hidden, position_ids=positions)
+            seen = torch.cat([mask, mask.new_ones(len(mask), written)], dim=1)
+            allowed = None if bool(seen.all()) else _layer_mask(hidden, seen, llama)
+        hidden = layer(
+            hidden,
+            attention_mask=allowed,
+            position_ids=positions,
+            position_embeddings=tables,
+            **cache,
+        )
+    return llama.norm(hidden)
+
+
 def _layer_mask(hidden: Tensor, mask: Tensor, llama: Any) -> Tensor:
-    """What a layer takes as its mask: (P, S) for flash kernels, else (P, 1, S, S) to be added."""
+    """What a layer takes as its mask: (P, S) for flash kernels, else (P, 1, R, S) to be added."""
     if llama.config._attn_implementation.startswith("flash"):
         return mask
-    length = hidden.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=hidden.device).tril()
+    rows, length = hidden.shape[1], mask.shape[1]
+    causal = torch.ones(rows, length, dtype=torch.bool, device=hidden.device).tril(length - rows)
     allowed = causal & mask[:, None, None, :]
     least = torch.finfo(hidden.dtype).min
     return torch.zeros_like(allowed, dtype=hidden.dtype).masked_fill(~allowed, least)
@@ -257,9 +302,13 @@ def _layer_mask(hidden: Tensor, mask: Tensor, llama: Any) -> Tensor:
 
 def _last_row(state: _State, layer: Any, trace: _Trace) -> Tensor:
     """(P, M): attention of the last real token to the image tokens in this layer, mean of heads."""
+    return _attention(state, layer, _last(state), trace).squeeze(1)
+
+
+def _last(state: _State) -> Tensor:
+    """(P, 1), number of the last real row."""
     rows = torch.arange(state.mask.shape[1], device=state.mask.device)
-    last = torch.where(state.mask, rows, -1).amax(dim=-1, keepdim=True)  # (P, 1)
-    return _attention(state, layer, last, trace).squeeze(1)
+    return torch.where(state.mask, rows, -1).amax(dim=-1, keepdim=True)
 
 
 def _rater_rows(state: _State, layer: Any, raters: Tensor, trace: _Trace) -> Tensor:

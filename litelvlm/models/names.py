@@ -21,6 +21,12 @@ from typing import Any
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
+# Published CLIPs by (width, image size, patch size) of their vision tower.
+CLIP_FILES = {
+    (1024, 336, 14): "openai/clip-vit-large-patch14-336",
+    (1024, 224, 14): "openai/clip-vit-large-patch14",
+}
+
 PREFIXES = ("dual_encoder", "language", "projector", "seg_head", "segmenter")
 
 
