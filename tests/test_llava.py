@@ -9,9 +9,12 @@ import pytest
 import torch
 import transformers
 from golden_files import GROUNDING, SELECTION, tensors
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import litelvlm
+from litelvlm import cli
+from litelvlm.bench import bench
 from litelvlm.errors import InputError, ModelError
 from litelvlm.families.glamm_files import tiny_tokenizer
 from litelvlm.families.table import PRESETS, family
@@ -315,3 +318,49 @@ def test_the_published_sizes():
         count = sum(p.numel() for p in model.parameters())
         assert abs(count / numbers - 1) < 0.02
         assert kind.tokens(config) == 576
+
+
+@pytest.fixture
+def command(folder, picture, tmp_path, capsys):
+    """`litelvlm ask` about the picture: (exit code, stdout, stderr)."""
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+
+    def run(*given):
+        asked = ["ask", str(tmp_path / "photo.png"), *given, "--model", str(folder)]
+        code = cli.main([*asked, "--device", "cpu"])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_the_command_asks_as_python_does(command, llava, seen, tmp_path):
+    questions = ["what is red", QUESTION]
+    options = {"budget": 16, "max_new_tokens": 6, "method": "divprune"}
+    words = [w for k, v in options.items() for w in (f"--{k.replace('_', '-')}", str(v))]
+    code, out, _ = command(*questions, *words, "--json", "--out", str(tmp_path / "out"))
+    assert code == 0
+    found = json.loads(out)
+    for row, question in zip(found["results"], questions, strict=True):
+        answer = llava.ask(seen, question, **options)
+        assert (row["text"], row["tokens"]) == (answer.text, answer.selection.indices.tolist())
+    assert found["settings"]["view"] == "letterbox"
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"result.json", *(f"0{n}_{w}.png" for n in "12" for w in ("tokens", "heatmap"))}
+
+
+def test_answers_side_by_side_and_bad_input(command, llava, seen):
+    code, out, _ = command("what is red", "--budget", "16", "--compare", "--repeats", "1")
+    assert code == 0
+    assert llava.ask(seen, "what is red", 16).text.splitlines()[0] in out
+    assert "together" in out
+    code, _, err = command("what is red", "--max-new-tokens", "0")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--max-new-tokens must be at least 1" in err
+
+
+def test_the_bench_measures_to_the_first_word(llava):
+    report = bench(llava, [16, 32], repeats=1)
+    assert [row.tokens for row in report.rows] == [64, 32, 16]
+    assert list(report.encode) == ["clip_image"]
+    assert report.sam is None
+    assert report.rows[0].llm_flops > report.rows[2].llm_flops
