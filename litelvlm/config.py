@@ -81,7 +81,8 @@ class ModelConfig:
         dual_encoder: keyword arguments of open_clip's CLIP (`embed_dim`, `vision_cfg`,
             `text_cfg`, `quick_gelu`), plus `image_mean`, `image_std`.
         language: keyword arguments of transformers' LlamaConfig.
-        segmenter: `vision_config`, `prompt_encoder_config`, `mask_decoder_config` of SamConfig.
+        segmenter: `vision_config`, `prompt_encoder_config`, `mask_decoder_config` of SamConfig;
+            empty for a model that answers in text.
         prompt: the conversation format.
         tokens: ids of the special tokens: pad, bos, eos, im_start, im_end, seg, ...
         selection: the defaults for token selection.

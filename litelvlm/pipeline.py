@@ -182,7 +182,8 @@ class Pipeline:
         self, scene: EncodedImage, question: str, budget: int | None = None, **options: Any
     ) -> TextResult:
         """One question, answered in the model's own words; arguments as for `ground`."""
-        return self.ground(scene, question, budget, **{"mode": "generate", **options})[0]
+        own = {"mode": "generate", "max_new_tokens": 128}
+        return self.ground(scene, question, budget, **{**own, **options})[0]
 
     def answer(self, scene: EncodedImage, question: Question) -> GroundingResults:
         """`ground`, for a ready question."""

@@ -118,10 +118,6 @@ class Question:
         budget = count if self.budget is None else check_budget(self.budget, count)
         if self.joint and budget < len(self.phrases):
             raise InputError(f"budget {budget} is below the number of phrases, {len(self.phrases)}")
-        if budget < count and self.rule.where == "inside" and self.mode == "generate":
-            raise InputError(
-                f"method {self.method!r} prunes inside the language model: forced mode only"
-            )
         own = {name: getattr(defaults, name) for name in SELECTION_OPTIONS}
         own["positions"] = self.rule.positions or own["positions"]
         given = {name: getattr(self, name) for name in SELECTION_OPTIONS}

@@ -36,13 +36,13 @@ def record(
         stages: what each step cost.
         weight_bytes: of the whole model.
     """
+    costs = _costs(family, scene, asked, selection, reply, stages, weight_bytes)
     items = []
     for index, answer in enumerate(reply.answers):
         row, phrase = (0, index) if asked.joint else (index, 0)
         kept = None if reply.inside is None else reply.inside.kept[row]
         tokens = token_map(scene.frame, selection, row, phrase, kept)
-        items.append(_result(family, scene, asked, index, answer, tokens))
-    costs = _costs(family, scene, asked, selection, reply, stages, weight_bytes)
+        items.append(_result(family, scene, asked, index, answer, tokens, costs))
     settings = asked.settings(scene.count, scene.frame.view)
     return GroundingResults(tuple(items), costs, settings, family.name)
 
@@ -54,6 +54,7 @@ def _result(
     index: int,
     answer: Answer,
     tokens: TokenMap,
+    costs: Costs,
 ) -> TextResult:
     phrase = asked.phrases[index]
     read = asked.budget != scene.count and "similarity" in asked.rule.needs
@@ -64,6 +65,7 @@ def _result(
         "token_map": tokens,
         "unknown_words": family.unknown_words(phrase),
         "warnings": family.text_warnings(phrase, str(asked.text)) if read else (),
+        "costs": costs,
     }
     if not family.capabilities.masks:
         return TextResult(**common)

@@ -112,6 +112,7 @@ class TextResult:
         unknown_words: words of the phrase outside the model's vocabulary, in order; always empty
             for a model with an open vocabulary.
         warnings: short notes for the user, for example that CLIP cut a long phrase.
+        costs: of the call that answered, all its phrases together.
     """
 
     image: np.ndarray
@@ -120,6 +121,7 @@ class TextResult:
     token_map: TokenMap
     unknown_words: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    costs: Costs | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.phrase!r}, {self.text!r}, {self._kept})"

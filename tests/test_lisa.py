@@ -157,12 +157,12 @@ def test_the_first_glamm_has_one_projector_layer(tmp_path, picture):
     assert pipe(picture, "a disc", 16)[0].mask.shape == picture.shape[:2]
 
 
-@pytest.mark.parametrize("kind", ["LlavaLlamaForCausalLM", "PixelLMForCausalLM"])
-def test_relatives_are_refused_by_name(tmp_path, kind):
+def test_a_relative_is_refused_by_name(tmp_path):
     folder = write_glamm_layout(tmp_path)
-    config = json.loads((folder / "config.json").read_text()) | {"architectures": [kind]}
+    kinds = {"architectures": ["PixelLMForCausalLM"]}
+    config = json.loads((folder / "config.json").read_text()) | kinds
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"LLaVA|PixelLM"):
+    with pytest.raises(ModelError, match="PixelLM"):
         open_folder(folder)
 
 

@@ -389,7 +389,6 @@ def test_the_prompt_has_the_form_of_glamm():
         ({"phrases": "x" * 5000}, "5000 characters, at most 1000"),
         ({"phrases": ["a", "b", "c"], "budget": 2, "joint": True}, "below the number of phrases"),
         ({"joint": True, "mode": "generate"}, "mode='forced'"),
-        ({"method": "fastv", "mode": "generate"}, "forced mode only"),
     ],
 )
 def test_bad_options_are_named(pipe, scene, change, message):

@@ -153,6 +153,8 @@ def in_turns(
         raise InputError(f"repeats must be at least 1, got {repeats}")
     say = note or (lambda _: None)
     options = {key: value for key, value in options.items() if key != "profile"}
+    if not pipe.family.capabilities.masks:  # to the first token of the answer
+        options = {"mode": "generate", "max_new_tokens": 1, **options}
 
     def ask(budget: int | None, profile: str) -> GroundingResults:
         return pipe.ground(scene, phrases, budget, profile=profile, **options)

@@ -41,7 +41,7 @@ class BenchRow:
         llm_tokens: all tokens that entered it.
         prefill: of the language model.
         select: of scoring and choosing the tokens; None for the unpruned model.
-        answer: from an encoded picture to the mask, all stages.
+        answer: from an encoded picture to the mask or the first word, all stages.
         llm_peak_bytes: peak of activation memory in the language model; None if unmeasured.
         kv_cache_bytes: keys and values of one sequence.
         llm_flops: of the prefill, two per multiply-add.
@@ -71,7 +71,7 @@ class BenchReport:
         repeats: timed runs of each row.
         phrases: number of phrases asked together.
         weight_bytes: of the whole model.
-        encode: milliseconds of both image encoders, by stage.
+        encode: milliseconds of the image encoders, by stage.
         rows: one a budget, the unpruned model first.
         sam: None if it was not asked for.
     """
@@ -224,7 +224,7 @@ def bench(
         weight_bytes=pipe.weight_bytes,
         encode={stage: Spread.of(times) for stage, times in encode.items()},
         rows=tuple(rows),
-        sam=time_sam(pipe, scene, repeats, say) if sam else None,
+        sam=time_sam(pipe, scene, repeats, say) if sam and pipe.family.segmenter else None,
     )
 
 

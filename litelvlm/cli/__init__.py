@@ -23,6 +23,7 @@ from litelvlm.errors import InputError, one_line, unknown
 COMMANDS = (
     "demo",
     "ground",
+    "ask",
     "annotate",
     "prune",
     "bench",

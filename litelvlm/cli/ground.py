@@ -19,7 +19,7 @@ from litelvlm.errors import InputError
 
 if TYPE_CHECKING:
     from litelvlm.pipeline import Pipeline
-    from litelvlm.result import GroundingResult, GroundingResults
+    from litelvlm.result import GroundingResults, TextResult
     from litelvlm.scene import EncodedImage
 
 HELP = "ground phrases in a picture: masks, token maps and costs"
@@ -30,12 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("picture", metavar="PICTURE", help="a JPEG, PNG or WEBP file")
     parser.add_argument("phrases", metavar="PHRASE", nargs="+", help="what to look for")
     parser.add_argument(
-        "--budget",
-        metavar="TOKENS",
-        help="image tokens that enter the language model (default: all, no pruning; with "
-        "--compare a third)",
-    )
-    parser.add_argument(
         "--mode",
         default="forced",
         help="forced: the answer is given and only the mask is asked for (default); "
@@ -43,6 +37,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--joint", action="store_true", help="all phrases in one prompt with one shared selection"
+    )
+    add_answering(parser)
+    options.add_selection(parser)
+    options.add_model(parser)
+
+
+def add_answering(parser: argparse.ArgumentParser) -> None:
+    """How a question is answered and what is printed and written of it."""
+    parser.add_argument(
+        "--budget",
+        metavar="TOKENS",
+        help="image tokens that enter the language model (default: all, no pruning; with "
+        "--compare a third)",
     )
     parser.add_argument(
         "--view",
@@ -71,16 +78,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document to stdout and nothing else"
     )
-    options.add_selection(parser)
-    options.add_model(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Ground, print, write; return 0."""
+    return answer(args, mode=args.mode, joint=args.joint)
+
+
+def answer(args: argparse.Namespace, **asked: Any) -> int:
+    """Ask, print, write; return 0.
+
+    Args:
+        args: of `add_answering`, `add_selection` and `add_model`.
+        **asked: the other fields of `question.Question`.
+    """
     from litelvlm.images import read_image
     from litelvlm.question import Question
 
-    chosen = options.selection(args) | {"mode": args.mode, "joint": args.joint}
+    chosen = options.selection(args) | asked
     profile = "full" if args.full_costs else "time"
     budget = options.number(args.budget)
     # Before the model: bad input is told at once.
@@ -142,9 +157,13 @@ def _document(scene: EncodedImage, results: GroundingResults) -> dict[str, Any]:
     return document
 
 
-def _told(item: GroundingResult) -> str:
+def _told(item: TextResult) -> str:
     """One line about one phrase."""
-    found = f"{item.area_fraction:.2%} of the picture" if item.found else "nothing found"
+    from litelvlm.result import GroundingResult
+
+    found = item.text
+    if isinstance(item, GroundingResult):
+        found = f"{item.area_fraction:.2%} of the picture" if item.found else "nothing found"
     notes = [*item.warnings]
     if item.unknown_words:
         notes.append(f"words the model does not know: {', '.join(item.unknown_words)}")
@@ -163,6 +182,7 @@ def _write(
     import numpy as np
     from PIL import Image
 
+    from litelvlm.result import GroundingResult
     from litelvlm.viz import compose, heat_layer, token_layer
 
     form = text or pipe.family.defaults.text
@@ -172,7 +192,8 @@ def _write(
         stem = folder / f"{number:02d}"
         frame = item.token_map.frame
         heat = heat_layer(scores[number - 1], frame, threshold=item.token_map.threshold)
-        files[Path(f"{stem}_mask.png")] = item.mask.astype(np.uint8) * 255
+        if isinstance(item, GroundingResult):
+            files[Path(f"{stem}_mask.png")] = item.mask.astype(np.uint8) * 255
         files[Path(f"{stem}_tokens.png")] = compose(scene.image, token_layer(item.token_map))
         files[Path(f"{stem}_heatmap.png")] = compose(scene.image, heat)
     try:

@@ -110,9 +110,6 @@ class Plan:
             raise InputError(f"limit must be at least 1, got {self.limit}")
         if self.mode == "generate" and self.protocol == "released":
             raise InputError("the released protocol puts the answers into the prompt: mode forced")
-        inside = [v.name for v in self.variants if METHODS[v.name].where == "inside"]
-        if self.mode == "generate" and inside:
-            raise InputError(f"{', '.join(inside)} prune inside the language model: mode forced")
 
     def check(self, tokens_total: int) -> None:
         """Raise `InputError` where a budget does not fit a model of N tokens."""

@@ -45,7 +45,9 @@ class Capabilities:
     def check(self, asked: Question, model: str) -> None:
         """Raise `InputError` where a question asks for what the model cannot do."""
         if asked.mode not in self.modes:
-            raise InputError(f"{model} works in mode {' or '.join(self.modes)}, not {asked.mode!r}")
+            known = " or ".join(self.modes)
+            how = "" if self.masks else ": it answers in text, use ask"
+            raise InputError(f"{model} works in mode {known}, not {asked.mode!r}{how}")
         if asked.joint and not self.joint:
             raise InputError(f"{model} takes one phrase a prompt: joint=True does not work")
 

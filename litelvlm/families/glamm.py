@@ -11,7 +11,7 @@ checkpoints are in `glamm_files`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,29 +20,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from litelvlm.config import WORDINGS, ModelConfig
-from litelvlm.errors import InputError, ModelError
-from litelvlm.families.base import Answer, Capabilities, Family, Reply
+from litelvlm.config import ModelConfig
+from litelvlm.families.base import Answer, Capabilities, Reply
+from litelvlm.families.clip_llama import ClipLlama, Prompted, blocks, build, tokens, wrap_as
 from litelvlm.families.glamm_files import (
     PROMPT,
     open_folder,
     published_config,
     recognises,
     sized_config,
-    stand_in_tokenizer,
-    tiny_tokenizer,
     toy_config,
 )
 from litelvlm.geometry import PatchFrame
-from litelvlm.methods import InsideResult, TokenView
+from litelvlm.methods import InsideResult
 from litelvlm.models.bundle import GroundingModel
-from litelvlm.models.dual_encoder import DualEncoder, ImageTokens
-from litelvlm.models.files import read_vocabulary
-from litelvlm.models.language import LanguageModel, Sequences, join, load_tokenizer, wrap_tokenizer
-from litelvlm.models.prompt import PromptIds, build_prompt, plain
+from litelvlm.models.language import join
+from litelvlm.models.prompt import PromptIds, build_prompt
 from litelvlm.models.segmenter import Segmenter
 from litelvlm.profiling import Profiler
-from litelvlm.pruning import Selection, gather_tokens, text_similarity
 from litelvlm.question import Question
 from litelvlm.scene import EncodedImage, MaskScene
 
@@ -86,80 +81,14 @@ def random_config(name: str) -> ModelConfig:
     return replace(published_config(), name=name)
 
 
-def build(config: ModelConfig) -> GroundingModel:
-    """The module that the weights of a configuration fill."""
-    return GroundingModel(config)
-
-
-def blocks(model: GroundingModel) -> torch.nn.Module:
-    """What `load(bits=...)` stores in fewer bits: the language model without its output layer."""
-    return model.language.model
-
-
-def tokens(config: ModelConfig) -> int:
-    """N, patch tokens of a picture."""
-    vision = config.dual_encoder["vision_cfg"]
-    return int(vision["image_size"] // vision["patch_size"]) ** 2
-
-
 def wrap(model: GroundingModel, config: ModelConfig, folder: Path | None) -> Glamm:
     """A filled module as a GLaMM; see `wrap_as`."""
     return wrap_as(Glamm, model, config, folder)
 
 
-def wrap_as(
-    kind: type[Glamm], model: GroundingModel, config: ModelConfig, folder: Path | None
-) -> Glamm:
-    """A filled module as a family, with the tokenizer of its folder.
+class Glamm(ClipLlama):
+    """A GLaMM in memory; see `ClipLlama`."""
 
-    Args:
-        kind: `Glamm` or a relative.
-        model: from `build`, filled.
-        config: its configuration.
-        folder: holds the tokenizer, and vocabulary.json for a closed vocabulary; None for drawn
-            weights, which get a tokenizer made in code.
-
-    Raises:
-        ModelError: the tokenizer cannot be read or does not fit.
-    """
-    if folder is None:
-        small = config.language["vocab_size"] < 1000
-        drawn = tiny_tokenizer() if small else stand_in_tokenizer()
-        return kind(model, config, wrap_tokenizer(drawn))
-    tokenizer = load_tokenizer(folder)
-    given, expected = tokenizer.convert_tokens_to_ids("[SEG]"), config.tokens["seg"]
-    if given != expected:
-        raise ModelError(f"{folder}: [SEG] is {given} in the tokenizer, not {expected}")
-    return kind(model, config, tokenizer, read_vocabulary(folder))
-
-
-@dataclass(frozen=True)
-class Prompted:
-    """Prompts and the batch they make with their image tokens.
-
-    Attributes:
-        prompts: one a row.
-        batch: what enters the language model.
-        kept: K, image tokens in each row.
-    """
-
-    prompts: tuple[PromptIds, ...]
-    batch: Sequences
-    kept: int
-
-
-class Glamm(Family):
-    """A GLaMM in memory.
-
-    Args:
-        model: all weights, in evaluation mode.
-        config: its configuration.
-        tokenizer: of the language model; `encode(text, add_special_tokens=False)` and `decode`.
-        vocabulary: words the model was trained on; None for an open vocabulary.
-    """
-
-    model: GroundingModel
-    encoder: DualEncoder
     segmenter: Segmenter
     questions: tuple[str, ...] = QUESTIONS
     replies: tuple[str, ...] = ANSWERS
@@ -174,38 +103,13 @@ class Glamm(Family):
         tokenizer: Any,
         vocabulary: frozenset[str] | None = None,
     ) -> None:
-        encoder = config.dual_encoder
-        statistics = {k: encoder[k] for k in ("image_mean", "image_std") if k in encoder}
-        self.name = config.name
-        self.model = model
-        self.config = config
-        self.tokenizer = tokenizer
-        self.vocabulary = vocabulary
-        self.defaults = config.selection
-        self.confidence = config.confidence
-        own = config.prompt
-        self.wordings = ((own.question, *self.questions), (own.answer, *self.replies))
-        self.encoder = DualEncoder(model.dual_encoder, **statistics)
-        self.language = LanguageModel(model.language, config.tokens["seg"], config.tokens["eos"])
+        super().__init__(model, config, tokenizer, vocabulary)
         self.segmenter = Segmenter(model.segmenter, config.segmenter_place)
-        self.tokens_total = self.encoder.grid[0] * self.encoder.grid[1]
-
-    @property
-    def device(self) -> torch.device:  # noqa: D102
-        return self.language.llama.device
-
-    @property
-    def dtype(self) -> torch.dtype:  # noqa: D102
-        return self.language.llama.dtype
-
-    @property
-    def kv_bytes_per_token(self) -> int:  # noqa: D102
-        return self.language.kv_bytes_per_token
 
     def encode(  # noqa: D102
         self, images: Sequence[np.ndarray], view: str, profiler: Profiler
     ) -> list[EncodedImage]:
-        tokens = profiler.run("clip_image", self._encode_tokens, images, view)
+        tokens = profiler.run("clip_image", self.encode_tokens, images, view)
         features = profiler.run("sam_image", self._encode_masks, images)
         found = []
         for row, image in enumerate(images):
@@ -214,69 +118,9 @@ class Glamm(Family):
             found.append(EncodedImage(image, tokens.picture(row), masks, frame, (), self.name))
         return found
 
-    def _encode_tokens(self, images: Sequence[np.ndarray], view: str) -> ImageTokens:
-        pixels = torch.cat([self.encoder.pixels(image, view) for image in images])
-        return self.encoder.encode_image(pixels.to(self.device))
-
     def _encode_masks(self, images: Sequence[np.ndarray]) -> Tensor:
         pixels = torch.cat([self.segmenter.pixels(image) for image in images])
         return self.segmenter.encode(pixels.to(self.device))
-
-    def text_embeddings(  # noqa: D102
-        self, phrases: Sequence[str], form: str, question: str | None = None
-    ) -> Tensor:
-        texts = [text for phrase in phrases for text in self._wordings(phrase, form, question)]
-        embeds = self.encoder.encode_text(texts)
-        return embeds.view(len(phrases), -1, embeds.shape[-1]).mean(1)
-
-    def text_warnings(self, phrase: str, form: str) -> tuple[str, ...]:  # noqa: D102
-        if not any(map(self.encoder.is_cut, self._wordings(phrase, form))):
-            return ()
-        limit = self.encoder.context_length
-        return (f"CLIP reads {limit} tokens; the end of this phrase does not reach its score",)
-
-    def view(  # noqa: D102
-        self, scene: EncodedImage, needs: frozenset[str], embeds: Tensor | None, rows: int
-    ) -> TokenView:
-        tokens = scene.tokens
-        blocks = {"last": -1, "penultimate": -2, "early": self.encoder.early}
-        fields: dict[str, Any] = {
-            name: self.encoder.block(tokens, index).expand(rows)
-            for name, index in blocks.items()
-            if name in needs
-        }
-        if "llm" in needs:  # once a picture, not once a phrase
-            fields["llm"] = self.model.projector(tokens.hidden).expand(rows, -1, -1)
-        if embeds is not None:
-            projected = self.encoder.project(tokens).expand(rows, -1, -1)
-            similarity = text_similarity(projected, embeds)
-            fields |= {"similarity": similarity, "text": embeds, "projected": projected}
-        hidden = tokens.hidden.expand(rows, -1, -1)
-        return TokenView(hidden, tokens.grid, self.encoder.heads, **fields)
-
-    def sequence(  # noqa: D102
-        self,
-        scene: EncodedImage,
-        question: Question,
-        selection: Selection | None,
-        profiler: Profiler,
-    ) -> Prompted:
-        prompts = self.prompts(question)
-        hidden = scene.tokens.hidden.expand(len(prompts), -1, -1)
-        image = profiler.run("project", self._project, hidden, selection)
-        original = question.positions == "original" and selection is not None
-        places = selection.indices if original and selection is not None else None
-        batch = self.language.assemble(prompts, image, places, scene.count)
-        kept = image.shape[1]
-        expected = tuple(prompt.length(kept) for prompt in prompts)
-        if batch.lengths != expected or batch.embeds.shape[1] != max(expected):
-            raise RuntimeError(f"{batch.embeds.shape[1]} tokens would enter, not {expected}")
-        new = question.max_new_tokens if question.mode == "generate" else 0
-        needed = max(expected) + (scene.count - kept if original else 0) + new
-        limit = self.language.llama.config.max_position_embeddings
-        if needed > limit:
-            raise InputError(f"the prompt needs {needed} positions, the model has {limit}")
-        return Prompted(prompts, batch, kept)
 
     def answer(  # noqa: D102
         self, scene: EncodedImage, question: Question, sequence: Prompted, profiler: Profiler
@@ -296,7 +140,9 @@ class Glamm(Family):
         texts = [own] * sum(counts)
         outcomes: list[InsideResult | None] = [None] * len(scenes)
         if question.mode == "generate":
-            states, texts = self._generate(sequences, question.max_new_tokens, profiler)
+            total = scenes[0].count
+            written, texts, outcomes = self.write(sequences, question, total, profiler)
+            states = [answer.seg_states for answer in written]
         elif inside and question.budget != scenes[0].count:
             pruned = [self._prune_inside(each, question, profiler) for each in sequences]
             states = [state for found, _ in pruned for state in found]
@@ -313,9 +159,7 @@ class Glamm(Family):
             for count, sequence, outcome in zip(counts, sequences, outcomes, strict=True)
         ]
 
-    def prompts(self, question: Question) -> tuple[PromptIds, ...]:
-        """The conversations that ask a question: one a phrase, or one for all of them."""
-
+    def prompts(self, question: Question) -> tuple[PromptIds, ...]:  # noqa: D102
         def encode(piece: str) -> list[int]:
             return self.tokenizer.encode(piece, add_special_tokens=False)
 
@@ -330,22 +174,6 @@ class Glamm(Family):
             for turn in turns
         )
 
-    def _wordings(self, phrase: str, form: str, question: str | None = None) -> list[str]:
-        """What the text tower reads for one phrase; embeddings of several are averaged."""
-        text = plain(phrase)
-        if form == "question":
-            return [(question or self.config.prompt.question).format(phrase=text)]
-        return [wording.format(text) for wording in WORDINGS[form]]
-
-    def _project(self, hidden: Tensor, selection: Selection | None) -> Tensor:
-        """(P, N, D) patch tokens -> (P, K, L) tokens of the language model."""
-        if selection is None:
-            return self.model.projector(hidden[:1]).expand(hidden.shape[0], -1, -1)
-        tokens = selection.tokens
-        if tokens is None:
-            tokens = gather_tokens(hidden, selection.indices)
-        return self.model.projector(tokens.to(hidden.dtype))
-
     def _seg_places(self, *sequences: Prompted) -> list[tuple[int, int]]:
         """(row, position) of the state that predicts each [SEG], phrase by phrase."""
         rows = [(prompt, each.kept) for each in sequences for prompt in each.prompts]
@@ -355,37 +183,13 @@ class Glamm(Family):
             for place in prompt.seg_states(self.language.seg_id, kept)
         ]
 
-    def _generate(
-        self, sequences: Sequence[Prompted], max_new_tokens: int, profiler: Profiler
-    ) -> tuple[list[Tensor], list[str]]:
-        """Per phrase the (n, L) states that predicted [SEG], and the written text."""
-        language, batch = self.language, join([each.batch for each in sequences])
-        cache, state = profiler.run("llm_prefill", language.start, batch)
-        written = profiler.run("llm_decode", language.decode, batch, cache, state, max_new_tokens)
-        texts = [
-            self.tokenizer.decode([token for token in answer.ids if token != language.eos_id])
-            for answer in written
-        ]
-        return [answer.seg_states for answer in written], [text.strip() for text in texts]
-
     def _prune_inside(
         self, sequence: Prompted, question: Question, profiler: Profiler
     ) -> tuple[list[Tensor], InsideResult]:
         """Per phrase the (1, L) state that predicts [SEG], and what the method did."""
-        batch = sequence.batch
-        span = (batch.image_start, batch.image_start + sequence.kept)
-        # The rules look at the last real token of each row, so they must know the padding.
-        lengths = torch.tensor(batch.lengths, device=self.device)
-        mask = torch.arange(batch.embeds.shape[1], device=self.device) < lengths[:, None]
+        rule = (question.rule.rule, question.budget)
         outcome: Any = profiler.run(
-            "llm_prefill",
-            question.rule.rule,
-            self.language.llama.model,
-            batch.embeds,
-            mask,
-            batch.positions,
-            span,
-            question.budget,
+            "llm_prefill", self.language.prune, sequence.batch, sequence.kept, *rule
         )
         states = [
             outcome.hidden[row, outcome.places[row] == place]

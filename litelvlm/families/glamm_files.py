@@ -6,7 +6,7 @@ The original names are `model.layers...`, `model.mm_projector...`, `model.text_h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,7 +187,6 @@ def recognises(raw: dict[str, Any]) -> bool:
 
 # Relatives whose config.json looks like GLaMM's: class -> why they do not load.
 _REFUSED = {
-    "LlavaLlamaForCausalLM": "LLaVA, which has no mask branch",
     "PixelLMForCausalLM": "PixelLM, whose mask decoder is its own",
 }
 
@@ -269,7 +268,7 @@ def open_original(
     }
     if max(tokens.values()) >= vocabulary:
         raise ModelError(f"{folder}: token id {max(tokens.values())} >= vocabulary {vocabulary}")
-    language = _language(folder, raw, tokens, vocabulary)
+    language = language_config(folder, raw, tokens, vocabulary)
     config = ModelConfig(
         name=folder.name,
         dual_encoder=dual,
@@ -283,8 +282,8 @@ def open_original(
     return ModelSource(config, folder, layout, entries, ignored)
 
 
-def _language(
-    folder: Path, raw: dict[str, Any], tokens: dict[str, int], vocabulary: int
+def language_config(
+    folder: Path, raw: Mapping[str, Any], tokens: dict[str, int], vocabulary: int
 ) -> dict[str, Any]:
     """The `language` part from config.json, or `ModelError` naming a setting that it lacks."""
     for setting in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):

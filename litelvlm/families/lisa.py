@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from litelvlm.config import ModelConfig
-from litelvlm.families.glamm import QUESTIONS, Glamm, blocks, build, tokens, wrap_as
+from litelvlm.families.clip_llama import blocks, build, tokens, wrap_as
+from litelvlm.families.glamm import QUESTIONS, Glamm
 from litelvlm.families.glamm_files import PROMPT as GLAMM_PROMPT
 from litelvlm.families.glamm_files import open_original, place_glamm, sized_config
 from litelvlm.models.bundle import GroundingModel
@@ -82,5 +83,5 @@ def random_config(name: str) -> ModelConfig:
 
 
 def wrap(model: GroundingModel, config: ModelConfig, folder: Path | None) -> Glamm:
-    """A filled module as a LISA; see `glamm.wrap_as`."""
+    """A filled module as a LISA; see `clip_llama.wrap_as`."""
     return wrap_as(Lisa, model, config, folder)

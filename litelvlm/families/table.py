@@ -9,7 +9,8 @@ from typing import Any
 # Family -> its module, which offers `recognises`, `open_folder`, `random_config`, `build`,
 # `blocks`, `tokens`, `wrap`.
 FAMILIES = {
-    "lisa": "litelvlm.families.lisa",  # before the more general layout
+    "llava-1.5": "litelvlm.families.llava",  # before the more general layouts
+    "lisa": "litelvlm.families.lisa",
     "glamm": "litelvlm.families.glamm",
 }
 
@@ -83,6 +84,20 @@ PRESETS: dict[str, Preset] = {
         family="lisa",
         hub="xinlai/LISA-13B-llama2-v1",
         tower=_CLIPS[224],
+    ),
+    "llava-1.5-7b": Preset(
+        note="LLaVA-1.5: CLIP ViT-L/14-336, Vicuna 7B, answers in text; 14.1 GB to download",
+        family="llava-1.5",
+        hub="llava-hf/llava-1.5-7b-hf",
+        tower="openai/clip-vit-large-patch14-336",
+        licence="LLaMA 2 Community",
+    ),
+    "llava-1.5-13b": Preset(
+        note="the same with Vicuna 13B; 26.7 GB to download",
+        family="llava-1.5",
+        hub="llava-hf/llava-1.5-13b-hf",
+        tower="openai/clip-vit-large-patch14-336",
+        licence="LLaMA 2 Community",
     ),
     "tiny-random": Preset(
         note="toy size, random weights: for tests of the machinery, its masks mean nothing",

@@ -62,6 +62,7 @@ class _Trace:
 
     layer_tokens: list[int] = field(default_factory=list)
     attention_bytes: int = 0
+    layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Inside:
         position_ids: Tensor,
         image_span: tuple[int, int],
         budget: int,
+        **cache: Any,
     ) -> InsideResult:
         """Run the language model, dropping image tokens on the way.
 
@@ -101,6 +103,7 @@ class Inside:
             position_ids: (P, S).
             image_span: (start, stop), rows of the N image tokens in the sequence.
             budget: 1..N.
+            **cache: a key-value cache by the name that the layers have for it, or nothing.
         """
         state = _begin(llama, inputs_embeds, attention_mask, position_ids, image_span, budget)
         trace = _Trace()
@@ -114,7 +117,7 @@ class Inside:
                 order = best(score, state.numbers.shape[1])
             if order is not None and not self.after:
                 state = self._drop(state, order, keep, llama)
-            state = _step(state, layer, trace)
+            state = _step(state, layer, trace, cache)
             if order is not None and self.after:
                 state = self._drop(state, order, keep, llama)
         return InsideResult(
@@ -123,6 +126,7 @@ class Inside:
             kept=state.numbers,
             layer_tokens=tuple(trace.layer_tokens),
             attention_bytes=trace.attention_bytes,
+            layers=tuple(trace.layers),
         )
 
     def _drop(self, state: _State, order: Tensor, keep: int, llama: Any) -> _State:
@@ -217,24 +221,68 @@ def _begin(
     )
 
 
-def _step(state: _State, layer: Any, trace: _Trace) -> _State:
+def _step(state: _State, layer: Any, trace: _Trace, cache: dict[str, Any]) -> _State:
     """Run one layer."""
     trace.layer_tokens.append(state.hidden.shape[1])
+    if trace.layers and trace.layers[-1][1] is state.mask:  # nothing was dropped since
+        trace.layers.append(trace.layers[-1])
+    else:
+        trace.layers.append((state.positions.gather(1, _last(state))[:, 0], state.mask))
     hidden = layer(
         state.hidden,
         attention_mask=state.layer_mask,
         position_ids=state.positions,
         position_embeddings=state.cosine_sine,
+        **cache,
     )
     return replace(state, hidden=hidden)
 
 
+def _last(state: _State) -> Tensor:
+    """(P, 1), number of the last real row."""
+    rows = torch.arange(state.mask.shape[1], device=state.mask.device)
+    return torch.where(state.mask, rows, -1).amax(dim=-1, keepdim=True)
+
+
+def next_state(
+    llama: Any, embeds: Tensor, outcome: InsideResult, written: int, **cache: Any
+) -> Tensor:
+    """One more token after a rule: each layer attends to the tokens that reached it.
+
+    Args:
+        llama: as given to the rule.
+        embeds: (P, 1, L), the embedded token.
+        outcome: of the rule, which was given the same cache.
+        written: tokens since then, this one included.
+        **cache: the cache, by the name that the layers have for it; it grows.
+
+    Returns:
+        (P, 1, L), its state after the last norm.
+    """
+    hidden, tables = embeds, None
+    for number, layer in enumerate(llama.layers):
+        last, mask = outcome.layers[number]
+        if tables is None or outcome.layers[number] is not outcome.layers[number - 1]:
+            positions = last[:, None] + written
+            tables = llama.rotary_emb(hidden, position_ids=positions)
+            seen = torch.cat([mask, mask.new_ones(len(mask), written)], dim=1)
+            allowed = None if bool(seen.all()) else _layer_mask(hidden, seen, llama)
+        hidden = layer(
+            hidden,
+            attention_mask=allowed,
+            position_ids=positions,
+            position_embeddings=tables,
+            **cache,
+        )
+    return llama.norm(hidden)
+
+
 def _layer_mask(hidden: Tensor, mask: Tensor, llama: Any) -> Tensor:
-    """What a layer takes as its mask: (P, S) for flash kernels, else (P, 1, S, S) to be added."""
+    """What a layer takes as its mask: (P, S) for flash kernels, else (P, 1, R, S) to be added."""
     if llama.config._attn_implementation.startswith("flash"):
         return mask
-    length = hidden.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=hidden.device).tril()
+    rows, length = hidden.shape[1], mask.shape[1]
+    causal = torch.ones(rows, length, dtype=torch.bool, device=hidden.device).tril(length - rows)
     allowed = causal & mask[:, None, None, :]
     least = torch.finfo(hidden.dtype).min
     return torch.zeros_like(allowed, dtype=hidden.dtype).masked_fill(~allowed, least)

@@ -109,6 +109,7 @@ class InsideResult:
         kept: (P, K) int64, patch numbers that reached the last layer, in sequence; -1: merged.
         layer_tokens: length of the sequence in each layer.
         attention_bytes: bytes of the attention weights the method had to write out.
+        layers: (P,) position of the last real token and (P, S) bool, True = real, in each layer.
     """
 
     hidden: Tensor
@@ -116,6 +117,7 @@ class InsideResult:
     kept: Tensor
     layer_tokens: tuple[int, ...]
     attention_bytes: int
+    layers: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
 @dataclass(frozen=True)

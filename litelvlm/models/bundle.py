@@ -13,7 +13,7 @@ from litelvlm.models.segmenter import build_sam
 
 
 class GroundingModel(nn.Module):
-    """CLIP, projector, LLaMA, [SEG] head and SAM side by side. It only holds them.
+    """CLIP, projector, LLaMA and, for masks, [SEG] head and SAM side by side. It only holds them.
 
     Build it under `torch.device("meta")` to load a large checkpoint without first drawing
     random weights.
@@ -27,6 +27,8 @@ class GroundingModel(nn.Module):
             config.dual_encoder["vision_cfg"]["width"], width, config.projector
         )
         self.language: Any = build_llama(config.language)
+        if not config.segmenter:
+            return
         self.seg_head = build_seg_head(
             width, config.segmenter["prompt_encoder_config"]["hidden_size"]
         )

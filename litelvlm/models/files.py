@@ -234,6 +234,14 @@ def read_all(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Tensor]]:
                 yield entry, tensor.t() if entry.transpose else tensor
 
 
+def equal_up_to_rounding(own: Tensor, other: Tensor) -> bool:
+    """Whether two weights of one shape are the same but for one rounding to `own`'s dtype."""
+    # Or to the float16 that checkpoints are stored in.
+    step = max(torch.finfo(own.dtype).eps, torch.finfo(torch.float16).eps)
+    a, b = own.float(), other.float().to(own.device)
+    return not bool(((a - b).abs() > step * b.abs() + 6e-8).any())
+
+
 def shards(entries: Iterable[Entry], limit: int) -> Iterator[list[Entry]]:
     """Tensors in groups of at most `limit` bytes; a larger one stands alone."""
     shard: list[Entry] = []

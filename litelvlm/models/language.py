@@ -8,7 +8,7 @@ real token ever sees the padding, and one all-ones mask serves the whole batch.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from transformers import (
 )
 
 from litelvlm.errors import ModelError, one_line
+from litelvlm.methods import InsideResult
+from litelvlm.methods.inside import next_state
 from litelvlm.models.prompt import PromptIds
 
 
@@ -112,11 +114,11 @@ class LanguageModel:
 
     Args:
         llama: the module, from `build_llama`.
-        seg_id: id of the [SEG] token.
+        seg_id: id of the [SEG] token; None for a model without one.
         eos_id: id of the end token.
     """
 
-    def __init__(self, llama: LlamaForCausalLM, seg_id: int, eos_id: int) -> None:
+    def __init__(self, llama: LlamaForCausalLM, seg_id: int | None, eos_id: int) -> None:
         self.llama = llama
         self.seg_id = seg_id
         self.eos_id = eos_id
@@ -197,6 +199,38 @@ class LanguageModel:
         last = torch.tensor(sequences.lengths, device=embeds.device) - 1
         return cache, states[torch.arange(len(last), device=embeds.device), last]
 
+    def prune(
+        self,
+        sequences: Sequences,
+        kept: int,
+        rule: Callable[..., InsideResult],
+        budget: int,
+        **cache: Any,
+    ) -> InsideResult:
+        """Run all tokens once by a rule that drops image tokens on the way.
+
+        Args:
+            sequences: as for `prefill`.
+            kept: image tokens in each row.
+            rule: of `methods.inside`.
+            budget: of the rule.
+            **cache: handed on to each layer.
+        """
+        embeds, device = sequences.embeds, sequences.embeds.device
+        # The rules look at the last real token of each row, so they must know the padding.
+        lengths = torch.tensor(sequences.lengths, device=device)
+        mask = torch.arange(embeds.shape[1], device=device) < lengths[:, None]
+        span = (sequences.image_start, sequences.image_start + kept)
+        return rule(self.llama.model, embeds, mask, sequences.positions, span, budget, **cache)
+
+    def start_pruned(
+        self, sequences: Sequences, kept: int, rule: Callable[..., InsideResult], budget: int
+    ) -> tuple[InsideResult, DynamicCache]:
+        """`prune` with a cache, for `decode_pruned`."""
+        cache = DynamicCache(config=self.llama.config)
+        name = cache_argument(self.llama.model)
+        return self.prune(sequences, kept, rule, budget, **{name: cache}), cache
+
     def decode(
         self, sequences: Sequences, cache: DynamicCache, state: Tensor, max_new_tokens: int
     ) -> list[Generation]:
@@ -211,19 +245,53 @@ class LanguageModel:
         Returns:
             One `Generation` a row.
         """
-        device = state.device
         rows, width = sequences.embeds.shape[:2]
-        if (written := cache.get_seq_length() - width) > 0:
-            cache.crop(-written)
-        lengths = torch.tensor(sequences.lengths, device=device)
-        row = torch.arange(rows, device=device)
-        position = sequences.positions[row, lengths - 1]  # (P,), of the last real token
-        mask = (torch.arange(width, device=device) < lengths[:, None]).long()  # (P, S)
+        _forget(cache, width)
+        lengths = torch.tensor(sequences.lengths, device=state.device)
+        last = sequences.positions[torch.arange(rows, device=state.device), lengths - 1]
+        mask = (torch.arange(width, device=state.device) < lengths[:, None]).long()
+        name = cache_argument(self.llama.model)
+
+        def step(embeds: Tensor, written: int) -> Tensor:
+            return self.llama.model(
+                inputs_embeds=embeds,
+                position_ids=last[:, None] + written,
+                attention_mask=torch.cat([mask, mask.new_ones(rows, written)], dim=1),
+                use_cache=True,
+                **{name: cache},
+            ).last_hidden_state
+
+        return self._greedy(state, step, max_new_tokens)
+
+    def decode_pruned(
+        self, sequences: Sequences, outcome: InsideResult, cache: DynamicCache, max_new_tokens: int
+    ) -> list[Generation]:
+        """`decode` after `start_pruned`: every layer goes on with what reached it."""
+        _forget(cache, outcome.layer_tokens[0])
+        name = cache_argument(self.llama.model)
+        ends = torch.tensor(sequences.lengths, device=outcome.places.device) - 1
+        row, place = torch.nonzero(outcome.places == ends[:, None], as_tuple=True)
+
+        def step(embeds: Tensor, written: int) -> Tensor:
+            return next_state(self.llama.model, embeds, outcome, written, **{name: cache})
+
+        return self._greedy(outcome.hidden[row, place], step, max_new_tokens)
+
+    def _greedy(
+        self, state: Tensor, step: Callable[[Tensor, int], Tensor], max_new_tokens: int
+    ) -> list[Generation]:
+        """The likeliest token, again and again.
+
+        Args:
+            state: (P, L), predicts the first token.
+            step: ((P, 1, L) embedded token, its number from 1 on) -> (P, 1, L) its state.
+            max_new_tokens: at most so many tokens a row.
+        """
+        rows = len(state)
         ids: list[list[int]] = [[] for _ in range(rows)]
         found: list[list[Tensor]] = [[] for _ in range(rows)]
         running = [True] * rows
-        name = cache_argument(self.llama.model)
-        for step in range(max_new_tokens):
+        for number in range(1, max_new_tokens + 1):
             token = self.llama.lm_head(state).argmax(-1)  # (P,)
             for index, value in enumerate(token.tolist()):
                 if running[index]:
@@ -231,22 +299,20 @@ class LanguageModel:
                     if value == self.seg_id:
                         found[index].append(state[index])  # the state that predicts [SEG]
                     running[index] = value != self.eos_id
-            if not any(running) or step == max_new_tokens - 1:
+            if not any(running) or number == max_new_tokens:
                 break
-            position = position + 1
-            mask = torch.cat([mask, mask.new_ones(rows, 1)], dim=1)  # (P, S + step + 1)
-            state = self.llama.model(
-                inputs_embeds=self.llama.get_input_embeddings()(token)[:, None],
-                position_ids=position[:, None],
-                attention_mask=mask,
-                use_cache=True,
-                **{name: cache},
-            ).last_hidden_state[:, 0]  # (P, L)
+            state = step(self.llama.get_input_embeddings()(token)[:, None], number)[:, 0]
         empty = state.new_zeros(0, state.shape[-1])
         return [
             Generation(tuple(new), torch.stack(states) if states else empty)
             for new, states in zip(ids, found, strict=True)
         ]
+
+
+def _forget(cache: DynamicCache, length: int) -> None:
+    """Take what was written after a prompt of `length` tokens out of a cache."""
+    if (written := cache.get_seq_length() - length) > 0:
+        cache.crop(-written)
 
 
 def build_projector(image_width: int, width: int, kind: str = "mlp") -> nn.Module:

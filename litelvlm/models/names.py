@@ -25,6 +25,12 @@ CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 SAM_MEAN = (123.675, 116.28, 103.53)
 SAM_STD = (58.395, 57.12, 57.375)
 
+# Published CLIPs by (width, image size, patch size) of their vision tower.
+CLIP_FILES = {
+    (1024, 336, 14): "openai/clip-vit-large-patch14-336",
+    (1024, 224, 14): "openai/clip-vit-large-patch14",
+}
+
 PREFIXES = ("dual_encoder", "language", "projector", "seg_head", "segmenter")
 
 

@@ -24,17 +24,13 @@ from litelvlm.errors import InputError, ModelError
 from litelvlm.geometry import PatchFrame
 from litelvlm.methods import BlockView, TokenView
 from litelvlm.models.dual_encoder import BlockQKV, DualEncoder
+from litelvlm.models.files import equal_up_to_rounding
+from litelvlm.models.names import CLIP_FILES
 from litelvlm.plugin.families import Piece
 from litelvlm.pruning import text_similarity
 
 # (picture number, piece, (N, L) its tokens) -> what a rule sees, one row
 Viewer = Callable[[int, Piece, Tensor], TokenView]
-
-# Published CLIPs by (width, image size, patch size) of their vision tower.
-CLIP_FILES = {
-    (1024, 336, 14): "openai/clip-vit-large-patch14-336",
-    (1024, 224, 14): "openai/clip-vit-large-patch14",
-}
 
 
 class TokensOnly:
@@ -266,10 +262,7 @@ def check_same_tower(own: torch.nn.Module, other: torch.nn.Module, source: str) 
         twin = theirs.get(name)
         if twin is None or twin.shape != weight.shape:
             raise ModelError(f"{source} is another architecture than the model's vision tower")
-        # One rounding to the model's dtype, or to the float16 that checkpoints are stored in.
-        step = max(torch.finfo(weight.dtype).eps, torch.finfo(torch.float16).eps)
-        a, b = weight.detach().float(), twin.detach().float().to(weight.device)
-        if bool(((a - b).abs() > step * b.abs() + 6e-8).any()):
+        if not equal_up_to_rounding(weight.detach(), twin.detach()):
             raise ModelError(
                 f"the vision tower was trained further than {source} ({name} differs), so its "
                 "text half says nothing: use guide= or a method without text"
