@@ -31,8 +31,7 @@ BUDGETS = "288 192 128 64 32"
 # Name of the mark -> the command, its --out left out.
 COMMANDS = {
     "main": (
-        "evaluate --data scenes --split test --methods all "
-        f"--budgets {BUDGETS} --seeds 0 1 2"
+        f"evaluate --data scenes --split test --methods all --budgets {BUDGETS} --seeds 0 1 2"
     ),
     "positions": (
         "evaluate --data scenes --split test --limit 250 --budgets 192 128 64 32 --methods "
