@@ -44,6 +44,8 @@ def record(
         items.append(_result(family, scene, asked, index, answer, tokens))
     costs = _costs(family, scene, asked, selection, reply, stages, weight_bytes)
     settings = asked.settings(scene.count, scene.frame.view)
+    scored = asked.budget != scene.count and bool(asked.rule.needs)
+    settings["scores"] = family.scorer if scored else "none"
     return GroundingResults(tuple(items), costs, settings, family.name)
 
 

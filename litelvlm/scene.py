@@ -32,7 +32,7 @@ class EncodedImage:
     Attributes:
         image: (H, W, 3) uint8, the picture, upright.
         tokens: what the image tower says, in the form of the model's family.
-        segmenter: what the mask branch says; None for a model that answers in text.
+        segmenter: what the mask branch says; None for a model that has none.
         frame: where the N patch tokens lie in the picture.
         costs: of the encoders.
         model: name of the model that encoded it.

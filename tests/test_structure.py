@@ -40,6 +40,7 @@ DOORS = {
     "open_clip": ("models/backbone.py", "models/dual_encoder.py", "nano/train/", "reversal.py"),
     "transformers": (
         "models/language.py",
+        "families/florence.py",
         "models/segmenter.py",
         "nano/train/",
         "plugin/",

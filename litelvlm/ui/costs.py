@@ -12,6 +12,7 @@ from litelvlm.ui.pictures import esc
 from litelvlm.ui.work import Answer, Sweep, budgets
 
 STAGES = {
+    "vision": "the vision tower reads the picture",
     "clip_image": "CLIP reads the picture",
     "sam_image": "SAM reads the picture",
     "clip_text": "CLIP reads the phrase",
