@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from litelvlm.errors import InputError, ModelError, unknown
-from litelvlm.families.table import FAMILIES, PRESETS, family
+from litelvlm.families.table import FAMILIES, PRESETS, family, looks_like
 from litelvlm.memory import memory_told
 from litelvlm.models.files import (
     ModelSource,
@@ -24,6 +24,7 @@ from litelvlm.models.files import (
     read_all,
     read_json,
     shards,
+    weight_names,
 )
 from litelvlm.models.filling import fill_random, load_into, some_names
 from litelvlm.models.quantised import check_bits, quantise
@@ -151,7 +152,10 @@ def _load(
         fill_random(model, dtype, device, seed=seed)
     else:
         with _progress(f"loading {config.name}", source.bytes) as progress:
-            load_into(model, source, dtype, device, progress=progress)
+            try:
+                load_into(model, source, dtype, device, progress=progress)
+            except ModelError as fault:
+                raise ModelError(f"{fault}{_likeness(source.folder, kind)}") from None
     model.requires_grad_(False).eval()
     return Pipeline(kind.wrap(model, config, source.folder if source else None))
 
@@ -216,8 +220,19 @@ def _open_folder(folder: Path, tower: str | Path | None) -> tuple[Any, ModelSour
     given = raw.get("model_type") or raw.get("format")
     raise ModelError(
         f"{folder / 'config.json'}: {given!r} is the layout of no family known here "
-        f"({', '.join(FAMILIES)})"
+        f"({', '.join(FAMILIES)}){_likeness(folder)}"
     )
+
+
+def _likeness(folder: Path, kind: Any = None) -> str:
+    """What the names of a folder's weights say, for a message; empty where that is `kind` or none.
+
+    Its files are read again, headers only, which a failed load can afford.
+    """
+    found = looks_like(weight_names(folder))
+    if found is None or family(found) is kind:
+        return ""
+    return f"; the names of its weights are those of {found}"
 
 
 def convert(

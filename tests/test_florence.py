@@ -247,3 +247,18 @@ def test_published_sizes(name):
     count = sum(parameter.numel() for parameter in model.florence.parameters())
     assert count == pytest.approx(0.23e9 if "base" in name else 0.77e9, rel=0.08)
     assert kind.tokens(config) == 576
+
+
+def test_weights_under_the_wrong_config_name_the_family_they_look_like(folder, tmp_path):
+    raw = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(raw | {"model_type": "unheard"}))
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    with pytest.raises(ModelError, match=r"'unheard' is the layout.*weights are those of florence"):
+        open_folder(tmp_path)
+    from golden_files import GROUNDING
+
+    wrong = write_florence(tmp_path / "wrong")
+    held = load_file(GROUNDING / "state_dict.safetensors")
+    save_file(held, wrong / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"missing: florence\.model.*weights are those of glamm"):
+        litelvlm.load(wrong, device="cpu", tower="clip")

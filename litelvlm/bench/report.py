@@ -238,7 +238,7 @@ def bench(
         weight_bytes=pipe.weight_bytes,
         encode={stage: Spread.of(times) for stage, times in encode.items()},
         rows=tuple(rows),
-        sam=time_sam(pipe, scene, repeats, say) if sam else None,
+        sam=time_sam(pipe, scene, repeats, say) if sam and pipe.family.segmenter else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -92,14 +93,14 @@ PRESETS: dict[str, Preset] = {
         tower="openai/clip-vit-large-patch14",
     ),
     "florence-2-base-ft": Preset(
-        note="Florence-2 base, 0.23 B: outlines of phrases in photographs on a laptop; 0.8 GB",
+        note="Florence-2 base, 0.23 B: outlines of phrases in photographs, on a laptop",
         family="florence",
         hub="florence-community/Florence-2-base-ft",
         licence="MIT",
         tower="openai/clip-vit-base-patch16",
     ),
     "florence-2-large-ft": Preset(
-        note="Florence-2 large, 0.77 B: the same, more exact; 1.9 GB to download",
+        note="Florence-2 large, 0.77 B: the same, larger",
         family="florence",
         hub="florence-community/Florence-2-large-ft",
         licence="MIT",
@@ -110,6 +111,22 @@ PRESETS: dict[str, Preset] = {
         random_only=True,
     ),
 }
+
+# Family -> how some of its checkpoints' names begin, and no other family's.
+SIGNS = {
+    "lisa": ("model.visual_model.",),
+    "glamm": ("model.grounding_encoder.", "dual_encoder.visual."),
+    "florence": ("model.vision_tower.convs.", "florence."),
+}
+
+
+def looks_like(names: Iterable[str]) -> str | None:
+    """The family whose checkpoints hold tensors of these names, or None."""
+    known = tuple(names)
+    for kind, signs in SIGNS.items():
+        if any(name.startswith(signs) for name in known):
+            return kind
+    return None
 
 
 def family(name: str) -> Any:

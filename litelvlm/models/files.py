@@ -228,6 +228,18 @@ def index(
     return entries, tuple(ignored)
 
 
+def weight_names(folder: Path) -> list[str]:
+    """Names of all tensors in a folder as stored; none where it holds no readable weights."""
+    try:
+        names = []
+        for path in weight_files(folder):
+            with _open(path) as held:
+                names += list(held)
+    except ModelError:
+        return []
+    return names
+
+
 def read_all(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Tensor]]:
     """Every tensor, file by file. It may be a view of a mapped file: copy what is to stay."""
     by_file: dict[Path, list[Entry]] = {}
