@@ -122,6 +122,52 @@ class PatchFrame:
 
 
 @dataclass(frozen=True)
+class TiledFrame(PatchFrame):
+    """Square tiles laid over the whole picture, then a small copy of all of it.
+
+    `grid` stacks the tiles in the order in which their patches enter: all columns are a tile's.
+
+    Attributes:
+        tiles: (rows, columns) of tiles; with more than one the copy follows.
+    """
+
+    tiles: tuple[int, int] = (1, 1)
+
+    def _parts(self) -> tuple[PatchFrame, PatchFrame]:
+        """The patches of all tiles in raster order, and those of the copy."""
+        (rows, columns), side = self.tiles, self.grid[1]
+        tiled = PatchFrame((rows * side, columns * side), self.image_hw, "whole")
+        return tiled, PatchFrame((side, side), self.image_hw, "whole")
+
+    def _order(self) -> np.ndarray:
+        """Number in raster order over all tiles of each patch of the tiles."""
+        (rows, columns), side = self.tiles, self.grid[1]
+        number = np.arange(rows * columns * side * side).reshape(rows, side, columns, side)
+        return number.swapaxes(1, 2).reshape(-1)
+
+    def _joined(self, of_tiles: np.ndarray, of_copy: np.ndarray) -> np.ndarray:
+        of_tiles = of_tiles[self._order()]
+        return of_tiles if self.tiles == (1, 1) else np.concatenate([of_tiles, of_copy])
+
+    def boxes(self) -> np.ndarray:
+        """(N, 4) float64, the box of every patch in the order in which they enter."""
+        tiled, copy = self._parts()
+        return self._joined(tiled.boxes(), copy.boxes())
+
+    def paint(self, values: np.ndarray, fill: float = np.nan) -> np.ndarray:
+        """As `PatchFrame.paint`; the values of the copy are not shown."""
+        order = self._order()
+        raster = np.empty(len(order), np.float32)
+        raster[order] = np.asarray(values, np.float32)[: len(order)]
+        return self._parts()[0].paint(raster, fill)
+
+    def coverage(self, mask: np.ndarray) -> np.ndarray:
+        """As `PatchFrame.coverage`."""
+        tiled, copy = self._parts()
+        return self._joined(tiled.coverage(mask), copy.coverage(mask))
+
+
+@dataclass(frozen=True)
 class MaskFrame:
     """Sizes needed to bring a low-resolution mask back onto its picture.
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from litelvlm.geometry import MaskFrame, PatchFrame
 from litelvlm.profiling import StageCost
@@ -17,11 +16,11 @@ class MaskScene:
     """What the mask branch keeps of a picture.
 
     Attributes:
-        embedding: (1, C, h, w), its features.
+        embedding: (1, C, h, w), its features; several of different sizes for some.
         frame: where they lie in the picture.
     """
 
-    embedding: Tensor
+    embedding: Any
     frame: MaskFrame
 
 

@@ -41,6 +41,8 @@ DOORS = {
     "transformers": (
         "models/language.py",
         "families/florence.py",
+        "families/sa2va.py",
+        "models/sam2.py",
         "models/segmenter.py",
         "nano/train/",
         "plugin/",

@@ -13,6 +13,7 @@ FAMILIES = {
     "lisa": "litelvlm.families.lisa",  # before the more general layout
     "glamm": "litelvlm.families.glamm",
     "florence": "litelvlm.families.florence",
+    "sa2va": "litelvlm.families.sa2va",
 }
 
 
@@ -106,6 +107,27 @@ PRESETS: dict[str, Preset] = {
         licence="MIT",
         tower="openai/clip-vit-base-patch16",
     ),
+    "sa2va-1b": Preset(
+        note="Sa2VA-1B: InternViT-300M, Qwen2.5 0.5B, SAM 2 Hiera-L; up to 3,328 image tokens",
+        family="sa2va",
+        hub="ByteDance/Sa2VA-1B",
+        licence="Apache-2.0",
+        tower="openai/clip-vit-base-patch16",
+    ),
+    "sa2va-4b": Preset(
+        note="Sa2VA-4B: InternViT-300M, Qwen2.5 3B, SAM 2 Hiera-L; up to 3,328 image tokens",
+        family="sa2va",
+        hub="ByteDance/Sa2VA-4B",
+        licence="Apache-2.0",
+        tower="openai/clip-vit-base-patch16",
+    ),
+    "sa2va-8b": Preset(
+        note="Sa2VA-8B: InternViT-300M, InternLM2.5 7B, SAM 2 Hiera-L; up to 3,328 image tokens",
+        family="sa2va",
+        hub="ByteDance/Sa2VA-8B",
+        licence="Apache-2.0",
+        tower="openai/clip-vit-base-patch16",
+    ),
     "tiny-random": Preset(
         note="toy size, random weights: for tests of the machinery, its masks mean nothing",
         random_only=True,
@@ -116,6 +138,7 @@ PRESETS: dict[str, Preset] = {
 SIGNS = {
     "lisa": ("model.visual_model.",),
     "glamm": ("model.grounding_encoder.", "dual_encoder.visual."),
+    "sa2va": ("grounding_encoder.sam2_model.",),
     "florence": ("model.vision_tower.convs.", "florence."),
 }
 

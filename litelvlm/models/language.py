@@ -114,12 +114,16 @@ class LanguageModel:
         llama: the module, from `build_llama`.
         seg_id: id of the [SEG] token.
         eos_id: id of the end token.
+        own: whether [SEG]'s own state is handed out, not the one that predicts it.
     """
 
-    def __init__(self, llama: LlamaForCausalLM, seg_id: int, eos_id: int) -> None:
+    def __init__(
+        self, llama: LlamaForCausalLM, seg_id: int, eos_id: int, own: bool = False
+    ) -> None:
         self.llama = llama
         self.seg_id = seg_id
         self.eos_id = eos_id
+        self.own = own
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -227,7 +231,7 @@ class LanguageModel:
             for index, value in enumerate(token.tolist()):
                 if running[index]:
                     ids[index].append(value)
-                    if value == self.seg_id:
+                    if value == self.seg_id and not self.own:
                         found[index].append(state[index])  # the state that predicts [SEG]
                     running[index] = value != self.eos_id
             if not any(running) or step == max_new_tokens - 1:
@@ -241,6 +245,9 @@ class LanguageModel:
                 use_cache=True,
                 **{name: cache},
             ).last_hidden_state[:, 0]
+            for index, value in enumerate(token.tolist()):
+                if self.own and value == self.seg_id and running[index]:
+                    found[index].append(state[index])
         empty = state.new_zeros(0, state.shape[-1])
         return [
             Generation(tuple(new), torch.stack(states) if states else empty)
