@@ -78,7 +78,7 @@ class Sa2vaModel(nn.Module):
         )
         self.language: Any = kind(settings(**config.language))
         self.segmenter: Any = build_sam2(config.sam)
-        hidden = self.segmenter.config.prompt_encoder_config.hidden_size
+        hidden = config.sam.get("prompt_encoder_config", {}).get("hidden_size", 256)
         self.seg_head = build_seg_head(width, hidden)
         self.dual_encoder: Any = None if config.clip is None else build_clip(config.clip)
 
