@@ -6,6 +6,7 @@ Coordinates are (x, y) in picture pixels with the origin at the top left corner;
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from litelvlm.errors import InputError
 
-VIEWS = ("crop", "letterbox")
+VIEWS = ("crop", "letterbox", "whole")
 PLACES = ("corner", "middle")
 
 
@@ -25,12 +26,13 @@ class PatchFrame:
 
     CLIP sees a square. view="crop": the shortest side is resized to the square and the middle is
     cut out, so the ends of a long picture are not seen. view="letterbox": the longest side is
-    resized and the rest is padded, so everything is seen, smaller.
+    resized and the rest is padded, so everything is seen, smaller. view="whole": both sides are
+    resized to the square, so everything is seen, squeezed.
 
     Attributes:
         grid: (rows, columns) of patches.
         image_hw: (height, width) of the picture.
-        view: "crop" or "letterbox".
+        view: of `VIEWS`.
     """
 
     grid: tuple[int, int]
@@ -50,6 +52,8 @@ class PatchFrame:
     def square(self) -> tuple[float, float, float, float]:
         """The square CLIP sees, in picture pixels; sticks out of the picture if letterboxed."""
         height, width = self.image_hw
+        if self.view == "whole":
+            return 0.0, 0.0, float(width), float(height)
         side = min(height, width) if self.view == "crop" else max(height, width)
         left, top = (width - side) / 2, (height - side) / 2
         return left, top, left + side, top + side
@@ -62,17 +66,18 @@ class PatchFrame:
         return max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
 
     @property
-    def patch_size(self) -> float:
-        """Side of a patch in picture pixels."""
-        left, _, right, _ = self.square
-        return (right - left) / self.grid[1]
+    def patch_hw(self) -> tuple[float, float]:
+        """(height, width) of a patch in picture pixels."""
+        left, top, right, bottom = self.square
+        return (bottom - top) / self.grid[0], (right - left) / self.grid[1]
 
     def boxes(self) -> np.ndarray:
         """(N, 4) float64, the box of every patch in raster order."""
         left, top, _, _ = self.square
+        tall, wide = self.patch_hw
         rows, columns = np.divmod(np.arange(self.count), self.grid[1])
-        corner = np.stack([left + columns * self.patch_size, top + rows * self.patch_size], axis=1)
-        return np.concatenate([corner, corner + self.patch_size], axis=1)
+        corner = np.stack([left + columns * wide, top + rows * tall], axis=1)
+        return np.concatenate([corner, corner + np.array([wide, tall])], axis=1)
 
     def paint(self, values: np.ndarray, fill: float = np.nan) -> np.ndarray:
         """Spread one value a patch over the picture, in blocks.
@@ -86,8 +91,9 @@ class PatchFrame:
         """
         height, width = self.image_hw
         left, top, _, _ = self.square
-        columns = np.floor((np.arange(width) + 0.5 - left) / self.patch_size).astype(int)
-        rows = np.floor((np.arange(height) + 0.5 - top) / self.patch_size).astype(int)
+        tall, wide = self.patch_hw
+        columns = np.floor((np.arange(width) + 0.5 - left) / wide).astype(int)
+        rows = np.floor((np.arange(height) + 0.5 - top) / tall).astype(int)
         seen_rows = (rows >= 0) & (rows < self.grid[0])
         seen_columns = (columns >= 0) & (columns < self.grid[1])
         painted = np.full((height, width), fill, np.float32)
@@ -107,11 +113,58 @@ class PatchFrame:
         # An integral image gives every patch's area at once; fractional edges are interpolated.
         total = cv2.integral(mask.astype(np.uint8)).astype(np.float64)  # (H + 1, W + 1)
         left, top, _, _ = self.square
-        xs = np.clip(left + np.arange(self.grid[1] + 1) * self.patch_size, 0, self.image_hw[1])
-        ys = np.clip(top + np.arange(self.grid[0] + 1) * self.patch_size, 0, self.image_hw[0])
+        tall, wide = self.patch_hw
+        xs = np.clip(left + np.arange(self.grid[1] + 1) * wide, 0, self.image_hw[1])
+        ys = np.clip(top + np.arange(self.grid[0] + 1) * tall, 0, self.image_hw[0])
         corners = _bilinear(total, ys, xs)
         area = corners[1:, 1:] - corners[:-1, 1:] - corners[1:, :-1] + corners[:-1, :-1]
-        return np.clip(area / self.patch_size**2, 0.0, 1.0).reshape(-1)
+        return np.clip(area / (tall * wide), 0.0, 1.0).reshape(-1)
+
+
+@dataclass(frozen=True)
+class TiledFrame(PatchFrame):
+    """Square tiles laid over the whole picture, then a small copy of all of it.
+
+    `grid` stacks the tiles in the order in which their patches enter: all columns are a tile's.
+
+    Attributes:
+        tiles: (rows, columns) of tiles; with more than one the copy follows.
+    """
+
+    tiles: tuple[int, int] = (1, 1)
+
+    def _parts(self) -> tuple[PatchFrame, PatchFrame]:
+        """The patches of all tiles in raster order, and those of the copy."""
+        (rows, columns), side = self.tiles, self.grid[1]
+        tiled = PatchFrame((rows * side, columns * side), self.image_hw, "whole")
+        return tiled, PatchFrame((side, side), self.image_hw, "whole")
+
+    def _order(self) -> np.ndarray:
+        """Number in raster order over all tiles of each patch of the tiles."""
+        (rows, columns), side = self.tiles, self.grid[1]
+        number = np.arange(rows * columns * side * side).reshape(rows, side, columns, side)
+        return number.swapaxes(1, 2).reshape(-1)
+
+    def _joined(self, of_tiles: np.ndarray, of_copy: np.ndarray) -> np.ndarray:
+        of_tiles = of_tiles[self._order()]
+        return of_tiles if self.tiles == (1, 1) else np.concatenate([of_tiles, of_copy])
+
+    def boxes(self) -> np.ndarray:
+        """(N, 4) float64, the box of every patch in the order in which they enter."""
+        tiled, copy = self._parts()
+        return self._joined(tiled.boxes(), copy.boxes())
+
+    def paint(self, values: np.ndarray, fill: float = np.nan) -> np.ndarray:
+        """As `PatchFrame.paint`; the values of the copy are not shown."""
+        order = self._order()
+        raster = np.empty(len(order), np.float32)
+        raster[order] = np.asarray(values, np.float32)[: len(order)]
+        return self._parts()[0].paint(raster, fill)
+
+    def coverage(self, mask: np.ndarray) -> np.ndarray:
+        """As `PatchFrame.coverage`."""
+        tiled, copy = self._parts()
+        return self._joined(tiled.coverage(mask), copy.coverage(mask))
 
 
 @dataclass(frozen=True)
@@ -146,8 +199,8 @@ def clip_square(image: np.ndarray, size: int, view: str = "crop") -> np.ndarray:
     Args:
         image: (H, W, 3) uint8.
         size: side of the square in pixels.
-        view: "crop" (shortest side to `size`, centre crop) or "letterbox" (longest side to
-            `size`, grey padding).
+        view: "crop" (shortest side to `size`, centre crop), "letterbox" (longest side to `size`,
+            grey padding) or "whole" (both sides to `size`).
 
     Returns:
         (size, size, 3) uint8, resampled by Pillow's bicubic filter.
@@ -155,6 +208,8 @@ def clip_square(image: np.ndarray, size: int, view: str = "crop") -> np.ndarray:
     from PIL import Image
 
     height, width = image.shape[:2]
+    if view == "whole":
+        return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
     if view == "letterbox":
         scale = size / max(height, width)
         small = max(1, round(width * scale)), max(1, round(height * scale))
@@ -173,6 +228,15 @@ def clip_square(image: np.ndarray, size: int, view: str = "crop") -> np.ndarray:
     resized = Image.fromarray(image).resize(new_hw[::-1], Image.Resampling.BICUBIC)
     top, left = (new_hw[0] - size) // 2, (new_hw[1] - size) // 2
     return np.asarray(resized)[top : top + size, left : left + size]
+
+
+def fill_polygons(polygons: Sequence[Sequence[int]], image_hw: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool, the union of some polygons, each x, y, x, y, ... in pixels, outline included."""
+    mask = np.zeros(image_hw, np.uint8)
+    for corners in polygons:
+        if len(corners) >= 6:  # fewer than three corners have no area
+            cv2.fillPoly(mask, [np.asarray(corners, np.int32).reshape(-1, 1, 2)], (1,))
+    return mask.astype(bool)
 
 
 def sam_hw(image_hw: tuple[int, int], size: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from litelvlm.errors import InputError, ModelError, unknown
-from litelvlm.families.table import FAMILIES, PRESETS, family
+from litelvlm.families.table import FAMILIES, PRESETS, family, looks_like
 from litelvlm.memory import memory_told
 from litelvlm.models.files import (
     ModelSource,
@@ -24,6 +24,7 @@ from litelvlm.models.files import (
     read_all,
     read_object,
     shards,
+    weight_names,
 )
 from litelvlm.models.filling import fill_random, load_into, some_names
 from litelvlm.models.quantised import check_bits, quantise
@@ -41,6 +42,9 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "special_tokens_map.json",
     "vocabulary.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "generation_config.json",
 )
 
 
@@ -53,6 +57,7 @@ def load(
     random_weights: bool = False,
     seed: int = 0,
     revision: str | None = None,
+    tower: str | Path | None = None,
 ) -> Pipeline:
     """Load a model, ready to ground phrases.
 
@@ -68,6 +73,9 @@ def load(
         random_weights: draw the weights instead of reading them, to measure cost at full size.
         seed: of the drawn weights.
         revision: branch, tag or commit of a hub repository.
+        tower: folder or hub id of the CLIP, for models whose files lack it; None takes the one they
+            were made for. "none" leaves it out where only the rules read it, and with it all rules
+            that do.
 
     Returns:
         A `Pipeline` in evaluation mode.
@@ -86,7 +94,7 @@ def load(
     chosen = check_dtype(dtype)
     bits = check_bits(bits, place)
     with memory_told(place, f" while loading {model}"):
-        return _load(str(model), place, chosen, bits, random_weights, seed, revision)
+        return _load(str(model), place, chosen, bits, random_weights, seed, revision, tower)
 
 
 def check_device(device: str | torch.device | None) -> torch.device:
@@ -123,6 +131,7 @@ def _load(
     random_weights: bool,
     seed: int,
     revision: str | None,
+    tower: str | Path | None,
 ) -> Pipeline:
     preset = PRESETS.get(name)
     drawn = preset is not None and not preset.folder and (random_weights or preset.random_only)
@@ -130,7 +139,7 @@ def _load(
         kind, source = family(preset.family), None
         config = kind.random_config(name)
     else:
-        kind, source = _open(name, revision)
+        kind, source = _open(name, revision, tower)
         config = source.config
     with torch.device("meta"):
         model = kind.build(config)
@@ -143,7 +152,10 @@ def _load(
         fill_random(model, dtype, device, seed=seed)
     else:
         with _progress(f"loading {config.name}", source.bytes) as progress:
-            load_into(model, source, dtype, device, progress=progress)
+            try:
+                load_into(model, source, dtype, device, progress=progress)
+            except ModelError as fault:
+                raise ModelError(f"{fault}{_likeness(source.folder, kind)}") from None
     model.requires_grad_(False).eval()
     return Pipeline(kind.wrap(model, config, source.folder if source else None))
 
@@ -177,23 +189,25 @@ def open_folder(folder: Path, *, tower: str | Path | None = None) -> ModelSource
     return _open_folder(folder, tower)[1]
 
 
-def _open(name: str | Path, revision: str | None) -> tuple[Any, ModelSource]:
+def _open(
+    name: str | Path, revision: str | None, tower: str | Path | None = None
+) -> tuple[Any, ModelSource]:
     """The family's module and the opened source."""
     preset = PRESETS.get(str(name))
     if preset is not None:
         if preset.random_only:
             raise ModelError(f"{name} has no weights; load it with random_weights=True")
         if preset.hub:
-            kind, source = _open_folder(download(preset.hub, revision), preset.tower)
+            kind, source = _open_folder(download(preset.hub, revision), tower or preset.tower)
             return kind, replace(source, config=replace(source.config, name=str(name)))
         folder = asset(str(preset.folder))
         if not (folder / "config.json").is_file():
             raise ModelError(f"the weights of {name!r} are not there: no {folder / 'config.json'}")
-        return _open_folder(folder, None)
+        return _open_folder(folder, tower)
     if Path(name).is_dir():
-        return _open_folder(Path(name), None)
+        return _open_folder(Path(name), tower)
     if isinstance(name, str) and is_hub_id(name):
-        return _open_folder(download(name, revision), None)
+        return _open_folder(download(name, revision), tower)
     raise unknown("model", name, [*PRESETS, "a folder", "a hub id"])
 
 
@@ -206,8 +220,19 @@ def _open_folder(folder: Path, tower: str | Path | None) -> tuple[Any, ModelSour
     given = raw.get("model_type") or raw.get("format")
     raise ModelError(
         f"{folder / 'config.json'}: {given!r} is the layout of no family known here "
-        f"({', '.join(FAMILIES)})"
+        f"({', '.join(FAMILIES)}){_likeness(folder)}"
     )
+
+
+def _likeness(folder: Path, kind: Any = None) -> str:
+    """What the names of a folder's weights say, for a message; empty where that is `kind` or none.
+
+    Its files are read again, headers only, which a failed load can afford.
+    """
+    found = looks_like(weight_names(folder))
+    if found is None or family(found) is kind:
+        return ""
+    return f"; the names of its weights are those of {found}"
 
 
 def convert(
@@ -215,6 +240,7 @@ def convert(
     target: Path,
     *,
     revision: str | None = None,
+    tower: str | Path | None = None,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
 ) -> Path:
@@ -226,14 +252,14 @@ def convert(
     Args:
         name: as for `open_model`.
         target: a folder that does not exist yet or is empty.
-        revision: as for `open_model`.
+        revision, tower: as for `load`.
         shard_bytes: largest size of one output file, bytes; a single larger tensor gets its own.
         progress: called with (bytes written, bytes in all).
 
     Raises:
         ModelError: the source cannot be read, or `target` is in use.
     """
-    source = open_model(name, revision=revision)
+    source = _open(name, revision, tower)[1]
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{target}: exists already and is not an empty folder")
     broken = [entry.name for entry in source.entries.values() if not entry.pieces]

@@ -55,8 +55,9 @@ class Question:
             prompt).
         context: "released" (in effect the norm of the values) or "attention" (per head).
         text: what the text tower reads: "phrase", "question" or "templates" (averaged).
-        mode: "forced" puts the answer template into the prompt (one prefill); "generate" lets the
-            model write its answer: without [SEG] nothing is found, several are united.
+        mode: "forced" puts the answer template into the prompt (one prefill), or confines what a
+            model writes to an outline; "generate" lets the model write its answer: without [SEG]
+            nothing is found, several are united.
         joint: all phrases in one prompt that shares one selection. Forced mode only.
         seed: of methods that draw at random.
         max_new_tokens: bound on the answer in generate mode.

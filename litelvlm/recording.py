@@ -44,6 +44,8 @@ def record(
         tokens = token_map(scene.frame, selection, row, phrase, kept)
         items.append(_result(family, scene, asked, index, answer, tokens, costs))
     settings = asked.settings(scene.count, scene.frame.view)
+    scored = asked.budget != scene.count and bool(asked.rule.needs)
+    settings["scores"] = family.scorer if scored else "none"
     return GroundingResults(tuple(items), costs, settings, family.name)
 
 

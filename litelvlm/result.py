@@ -155,7 +155,8 @@ class GroundingResult(TextResult):
 
     Attributes:
         mask: (H, W) bool; all False where nothing was found.
-        low_res_logits: (h, w) float32, mask logits of SAM's padded square; None without [SEG].
+        low_res_logits: (h, w) float32, mask logits of SAM's padded square; None without [SEG] and
+            for a model that writes outlines.
         mask_frame: brings them onto the picture, see `logits`.
         found: False where the model emitted no [SEG] or the mask is empty.
         quality: the mask branch's own estimate of the mask's IoU, about 0..1; None without [SEG].
@@ -176,11 +177,11 @@ class GroundingResult(TextResult):
 
     @property
     def logits(self) -> np.ndarray:
-        """(H, W) float32 mask logits on the picture; the mask is `logits > 0`. -inf: no [SEG]."""
+        """(H, W) float32 mask logits on the picture; the mask is `logits > 0`. Infinite without."""
         import torch
 
         if self.low_res_logits is None or self.mask_frame is None:
-            return np.full(self.mask.shape, -np.inf, np.float32)
+            return np.where(self.mask, np.inf, -np.inf).astype(np.float32)
         return self.mask_frame.upscale(torch.from_numpy(self.low_res_logits)[None])[0].numpy()
 
     @property

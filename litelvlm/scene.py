@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from litelvlm.geometry import MaskFrame, PatchFrame
 from litelvlm.profiling import StageCost
@@ -20,11 +19,11 @@ class MaskScene:
     """What the mask branch keeps of a picture.
 
     Attributes:
-        embedding: (1, C, h, w), its features.
+        embedding: (1, C, h, w), its features; several of different sizes for some.
         frame: where they lie in the picture.
     """
 
-    embedding: Tensor
+    embedding: Any
     frame: MaskFrame
 
 
@@ -35,7 +34,7 @@ class EncodedImage:
     Attributes:
         image: (H, W, 3) uint8, the picture, upright.
         tokens: what the image tower says, in the form of the model's family.
-        segmenter: what the mask branch says; None for a model that answers in text.
+        segmenter: what the mask branch says; None for a model that has none.
         frame: where the N patch tokens lie in the picture.
         costs: of the encoders.
         model: name of the model that encoded it.

@@ -594,7 +594,7 @@ def test_the_hub_is_asked_for_two_repositories_and_only_what_is_needed(glamm, mo
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     source = open_model("glamm-refseg", revision="abc123")
     assert source.config.name == "glamm-refseg"
-    small = ("*.json", "tokenizer.model")
+    small = ("*.json", "tokenizer.model", "merges.txt")
     assert asked == [
         ("MBZUAI/GLaMM-RefSeg", "abc123", (*small, "model*.safetensors")),
         ("MBZUAI/GLaMM-RefSeg", "abc123", (*small, "pytorch_model*.bin")),

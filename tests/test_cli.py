@@ -230,6 +230,14 @@ def test_info_lists_models_methods_devices_and_versions(capsys, pipe):
     _, text, _ = run(capsys, "info")
     for name in (*facts["models"], *facts["methods"]):
         assert name in text
+    head, *rows = [
+        line for line in text.split("selection methods")[0].splitlines() if line[0] > " "
+    ]
+    assert len(rows) == len(facts["models"])
+    for row in rows:  # every column lies under its title
+        name, family, tokens, *_ = row.split()
+        assert head.index("family") == row.index(f" {family}") + 1
+        assert head.index("tokens") + len("tokens") == row.index(f" {tokens} ") + 1 + len(tokens)
 
 
 def test_convert_rewrites_a_checkpoint_that_then_grounds(capsys, tmp_path, photo):

@@ -19,7 +19,7 @@ def test_coverage_of_a_full_mask_is_the_seen_part_of_each_patch(image_hw, view):
     coverage = frame.coverage(np.ones(image_hw, bool))
     seen = frame.seen_box
     area = (seen[2] - seen[0]) * (seen[3] - seen[1])
-    assert coverage.sum() * frame.patch_size**2 == pytest.approx(area)
+    assert coverage.sum() * np.prod(frame.patch_hw) == pytest.approx(area)
     if view == "crop":
         np.testing.assert_allclose(coverage, 1.0)
 

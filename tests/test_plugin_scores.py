@@ -15,7 +15,6 @@ import litelvlm
 from litelvlm.errors import InputError, ModelError
 from litelvlm.methods import METHODS
 from litelvlm.plugin.families import REFUSED
-from litelvlm.plugin.scores import sample
 
 ASK = "where is the red apple"
 BEFORE = [name for name, method in METHODS.items() if method.where == "before"]
@@ -121,7 +120,7 @@ def test_a_guide_is_laid_over_the_grid_by_geometry(guide):
     """A guide value that grows with x and y grows so over the model's own, other grid."""
     y, x = torch.meshgrid(torch.arange(6.0), torch.arange(6.0), indexing="ij")
     values = torch.stack([x, y], -1).reshape(1, 36, 2)
-    from litelvlm.plugin.scores import centres
+    from litelvlm.models.guide import centres, sample
 
     # The picture is 96 x 48; the guide sees a letterboxed 96 x 96 square round it.
     points = centres((3, 6), np.array([0, 0, 96, 48]), (0, -24, 96, 72))

@@ -150,8 +150,8 @@ def test_the_command_takes_bits(capsys, tmp_path, picture):
 
 
 def test_the_table_of_sizes_tells_what_a_loaded_model_weighs(capsys):
-    assert main(["info", "--memory", "--json"]) == 0
-    row = json.loads(capsys.readouterr().out)["tiny-random"]
+    assert main(["info", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["models"]["tiny-random"]
     pipes = [
         litelvlm.load("tiny-random", dtype="bfloat16", device="cpu", bits=b) for b in (None, 8)
     ]

@@ -41,6 +41,9 @@ DOORS = {
     "open_clip": ("models/backbone.py", "models/dual_encoder.py", "nano/train/", "reversal.py"),
     "transformers": (
         "models/language.py",
+        "families/florence.py",
+        "families/sa2va.py",
+        "models/sam2.py",
         "models/segmenter.py",
         "nano/train/",
         "plugin/",

@@ -103,6 +103,7 @@ def _parts(args: argparse.Namespace, tasks: Any, chosen: dict[str, Any]) -> Any:
         "dtype": args.dtype,
         "random_weights": args.random_weights,
         "revision": args.revision,
+        "tower": args.tower,
     }
     return on_ray.run(
         tasks,

@@ -12,30 +12,24 @@ HELP = "list models, selection methods, devices and versions"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument(
-        "--memory", action="store_true", help="sizes of the models instead; takes some seconds"
-    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print; return 0."""
-    facts = _sizes() if args.memory else _facts()
+    facts = _facts()
     if args.json:
         print(json.dumps(facts, indent=1))
         return 0
-    if args.memory:
-        print(f"{'model':<20}{'family':<8}{'tokens':>7}{'16 bits':>11}{'8 bits':>11}  licence")
-        for name, row in facts.items():
-            sixteen, eight = (f"{row[key] / 2**30:.2f} GiB" for key in ("bytes_16", "bytes_8"))
-            licence = row["licence"] or "not stated"
-            print(
-                f"{name:<20}{row['family']:<8}{row['tokens']:>7}{sixteen:>11}{eight:>11}  {licence}"
-            )
-        return 0
-    print("models")
-    for name, preset in facts["models"].items():
-        print(f"  {name:<14}{preset['note']}\n{'':16}weights: {preset['weights']}")
+    columns = ("model", "family", "tokens", "16 bits", "8 bits", "licence")
+    rows = [columns, *(_row(name, model) for name, model in facts["models"].items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row, about in zip(rows, [None, *facts["models"].values()], strict=True):
+        left = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
+        right = [cell.rjust(width) for cell, width in zip(row[2:5], widths[2:5], strict=True)]
+        print("  ".join([*left, *right, row[5]]))
+        if about:
+            print(f"    {about['note']}\n    weights: {about['weights']}")
     print("selection methods")
     for name, method in facts["methods"].items():
         rule = textwrap.fill(method["rule"], 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
@@ -48,8 +42,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sizes() -> dict[str, Any]:
-    """Of every model: tokens of a picture, and bytes of all weights at 16 and at 8 bits."""
+def _row(name: str, model: dict[str, Any]) -> tuple[str, ...]:
+    sizes = (model[key] for key in ("bytes_16", "bytes_8"))
+    memory = ("–" if size is None else f"{size / 2**30:.2f} GiB" for size in sizes)
+    tokens = "–" if model["tokens"] is None else str(model["tokens"])
+    return name, model["family"], tokens, *memory, model["licence"] or "not stated"
+
+
+def _sizes(name: str) -> dict[str, int | None]:
+    """Tokens of a picture, and bytes of all weights at 16 and at 8 bits; None: no such folder."""
     import torch
 
     from litelvlm.errors import ModelError
@@ -57,23 +58,19 @@ def _sizes() -> dict[str, Any]:
     from litelvlm.loading import open_model
     from litelvlm.models.quantised import stored_bytes
 
-    sizes = {}
-    for name, preset in PRESETS.items():
-        kind = family(preset.family)
-        try:
-            config = open_model(name).config if preset.folder else kind.random_config(name)
-        except ModelError:  # its folder is not there
-            continue
-        with torch.device("meta"):
-            model = kind.build(config)
-        sizes[name] = {
-            "family": preset.family,
-            "licence": preset.licence,
-            "tokens": kind.tokens(config),
-            "bytes_16": stored_bytes(model),
-            "bytes_8": stored_bytes(model, kind.blocks(model)),
-        }
-    return sizes
+    preset = PRESETS[name]
+    kind = family(preset.family)
+    try:
+        config = open_model(name).config if preset.folder else kind.random_config(name)
+    except ModelError:
+        return {"tokens": None, "bytes_16": None, "bytes_8": None}
+    with torch.device("meta"):
+        model = kind.build(config)
+    return {
+        "tokens": kind.tokens(config),
+        "bytes_16": stored_bytes(model),
+        "bytes_8": stored_bytes(model, kind.blocks(model)),
+    }
 
 
 def _facts() -> dict[str, Any]:
@@ -96,7 +93,13 @@ def _facts() -> dict[str, Any]:
             weights = f"{folder}" + ("" if (folder / "config.json").is_file() else " (not there)")
         else:
             weights = "drawn at load"
-        models[name] = {"note": preset.note, "weights": weights}
+        models[name] = {
+            "note": preset.note,
+            "weights": weights,
+            "family": preset.family,
+            "licence": preset.licence,
+            **_sizes(name),
+        }
     where = {"before": "before the language model", "inside": "inside the language model"}
     cpu = torch.device("cpu")
     return {

@@ -29,6 +29,10 @@ def add_model(parser: argparse.ArgumentParser, default: str = "nano") -> None:
     )
     group.add_argument("--revision", help="branch, tag or commit on the hub")
     group.add_argument(
+        "--tower",
+        help='folder or hub id of the CLIP that scores tokens, or "none" (the model\'s own)',
+    )
+    group.add_argument(
         "--random-weights",
         action="store_true",
         help="draw the weights instead of reading them: costs are real, masks mean nothing",
@@ -77,6 +81,7 @@ def load_model(args: argparse.Namespace) -> Any:
         bits=args.bits,
         random_weights=args.random_weights,
         revision=args.revision,
+        tower=args.tower,
     )
 
 

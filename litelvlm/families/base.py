@@ -98,6 +98,7 @@ class Family(ABC):
         encoder: image-text tower, for measurements of it; None where it has none of its own.
         segmenter: mask branch, likewise.
         wordings: (questions, answers) that it was trained with, its own first.
+        scorer: whose view of picture and text the rules read, for the record.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Family(ABC):
     encoder: Any = None
     segmenter: Any = None
     wordings: tuple[tuple[str, ...], tuple[str, ...]]
+    scorer: str = "own CLIP tower"
 
     @property
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -12,6 +13,8 @@ FAMILIES = {
     "llava-1.5": "litelvlm.families.llava",  # before the more general layouts
     "lisa": "litelvlm.families.lisa",
     "glamm": "litelvlm.families.glamm",
+    "florence": "litelvlm.families.florence",
+    "sa2va": "litelvlm.families.sa2va",
 }
 
 
@@ -99,11 +102,63 @@ PRESETS: dict[str, Preset] = {
         tower="openai/clip-vit-large-patch14-336",
         licence="LLaMA 2 Community",
     ),
+    "florence-2-base-ft": Preset(
+        note="Florence-2 base, 0.23 B: outlines of phrases in photographs, on a laptop",
+        family="florence",
+        hub="florence-community/Florence-2-base-ft",
+        licence="MIT",
+        tower="openai/clip-vit-base-patch16",
+    ),
+    "florence-2-large-ft": Preset(
+        note="Florence-2 large, 0.77 B: the same, larger",
+        family="florence",
+        hub="florence-community/Florence-2-large-ft",
+        licence="MIT",
+        tower="openai/clip-vit-base-patch16",
+    ),
+    "sa2va-1b": Preset(
+        note="Sa2VA-1B: InternViT-300M, Qwen2.5 0.5B, SAM 2 Hiera-L; up to 3,328 image tokens",
+        family="sa2va",
+        hub="ByteDance/Sa2VA-1B",
+        licence="Apache-2.0",
+        tower="openai/clip-vit-base-patch16",
+    ),
+    "sa2va-4b": Preset(
+        note="Sa2VA-4B: InternViT-300M, Qwen2.5 3B, SAM 2 Hiera-L; up to 3,328 image tokens",
+        family="sa2va",
+        hub="ByteDance/Sa2VA-4B",
+        licence="Apache-2.0",
+        tower="openai/clip-vit-base-patch16",
+    ),
+    "sa2va-8b": Preset(
+        note="Sa2VA-8B: InternViT-300M, InternLM2.5 7B, SAM 2 Hiera-L; up to 3,328 image tokens",
+        family="sa2va",
+        hub="ByteDance/Sa2VA-8B",
+        licence="Apache-2.0",
+        tower="openai/clip-vit-base-patch16",
+    ),
     "tiny-random": Preset(
         note="toy size, random weights: for tests of the machinery, its masks mean nothing",
         random_only=True,
     ),
 }
+
+# Family -> how some of its checkpoints' names begin, and no other family's.
+SIGNS = {
+    "lisa": ("model.visual_model.",),
+    "glamm": ("model.grounding_encoder.", "dual_encoder.visual."),
+    "sa2va": ("grounding_encoder.sam2_model.",),
+    "florence": ("model.vision_tower.convs.", "florence."),
+}
+
+
+def looks_like(names: Iterable[str]) -> str | None:
+    """The family whose checkpoints hold tensors of these names, or None."""
+    known = tuple(names)
+    for kind, signs in SIGNS.items():
+        if any(name.startswith(signs) for name in known):
+            return kind
+    return None
 
 
 def family(name: str) -> Any:

@@ -296,9 +296,7 @@ def _score(state: _State, layer: Any, raters: Tensor | None, trace: _Trace) -> T
             token's.
     """
     if raters is None:
-        rows = torch.arange(state.mask.shape[1], device=state.mask.device)
-        last = torch.where(state.mask, rows, -1).amax(dim=-1, keepdim=True)  # (P, 1)
-        return _attention(state, layer, last, trace).squeeze(1)
+        return _attention(state, layer, _last(state), trace).squeeze(1)
     after = torch.arange(state.image.stop, state.hidden.shape[1], device=state.hidden.device)
     found = _attention(state, layer, after.expand(len(state.hidden), -1), trace)  # (P, text, M)
     weights = raters.float() / raters.sum(dim=-1, keepdim=True).clamp(min=1)

@@ -37,6 +37,7 @@ class Entry:
         shape: of the joined tensor, after transposition.
         dtype: as stored.
         transpose: the stored axes are swapped.
+        rows: which rows are taken; see `names.Place`.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Entry:
     shape: tuple[int, ...]
     dtype: torch.dtype
     transpose: bool = False
+    rows: tuple[int, int, int, int] | None = None
 
     @property
     def bytes(self) -> int:
@@ -179,25 +181,26 @@ _DTYPES = {
 
 
 def index(
-    folders: Iterable[tuple[Path, Callable[[str], Place | None]]],
+    folders: Iterable[tuple[Path, Callable[[str], Place | tuple[Place, ...] | None]]],
 ) -> tuple[dict[str, Entry], tuple[str, ...]]:
     """All tensors of some folders by our name, and the names left out. Later folders win."""
     entries: dict[str, Entry] = {}
     ignored: list[str] = []
     for folder, place in folders:
-        found: dict[str, dict[int, tuple[Path, str, tuple[int, ...], torch.dtype, bool]]] = {}
+        found: dict[str, dict[int, tuple[Path, str, tuple[int, ...], torch.dtype, Place]]] = {}
         for path in weight_files(folder):
             with _open(path) as held:
                 for key in held:
-                    at = place(key)
-                    if at is None:
+                    places = place(key)
+                    if places is None:
                         ignored.append(key)
                         continue
                     shape, dtype = _header(held, key)
-                    parts = found.setdefault(at.name, {})
-                    parts[at.part or 0] = (path, key, shape, dtype, at.transpose)
-                    if at.part is not None:
-                        parts.setdefault(-1, parts[at.part])  # marks a joined tensor
+                    for at in places if isinstance(places, tuple) else (places,):
+                        parts = found.setdefault(at.name, {})
+                        parts[at.part or 0] = (path, key, shape, dtype, at)
+                        if at.part is not None:
+                            parts.setdefault(-1, parts[at.part])  # marks a joined tensor
         for name, parts in found.items():
             joined = parts.pop(-1, None) is not None
             if joined and len(parts) < 3:
@@ -205,14 +208,29 @@ def index(
                     entries[name] = Entry(name, (), (), parts[min(parts)][3])
                 continue
             pieces = [parts[number] for number in sorted(parts)]
-            _, _, shape, dtype, transpose = pieces[0]
+            _, _, shape, dtype, at = pieces[0]
+            if at.rows is not None:
+                _, first, last, of = at.rows
+                shape = (shape[0] * (last - first) // of, *shape[1:])
             if joined:
                 shape = (sum(piece[2][0] for piece in pieces), *shape[1:])
-            if transpose:
+            if at.transpose:
                 shape = shape[::-1]
             files = tuple((path, key) for path, key, *_ in pieces)
-            entries[name] = Entry(name, files, shape, dtype, transpose)
+            entries[name] = Entry(name, files, shape, dtype, at.transpose, at.rows)
     return entries, tuple(ignored)
+
+
+def weight_names(folder: Path) -> list[str]:
+    """Names of all tensors in a folder as stored; none where it holds no readable weights."""
+    try:
+        names = []
+        for path in weight_files(folder):
+            with _open(path) as held:
+                names += list(held)
+    except ModelError:
+        return []
+    return names
 
 
 def read_all(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Tensor]]:
@@ -231,6 +249,9 @@ def read_all(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Tensor]]:
                         with _open(file) as other:
                             parts.append(other[key].clone())
                 tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
+                if entry.rows is not None:
+                    groups, first, last, of = entry.rows
+                    tensor = tensor.unflatten(0, (groups, of, -1))[:, first:last].flatten(0, 2)
                 yield entry, tensor.t() if entry.transpose else tensor
 
 
@@ -275,7 +296,7 @@ def download(repository: str, revision: str | None) -> Path:
     """A hub repository in the local cache: safetensors if it has any, else pickled files."""
     from huggingface_hub import snapshot_download
 
-    small = ["*.json", "tokenizer.model"]
+    small = ["*.json", "tokenizer.model", "merges.txt"]
     try:
         for weights in ("model*.safetensors", "pytorch_model*.bin"):
             folder = Path(

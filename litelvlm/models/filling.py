@@ -168,7 +168,7 @@ def _compare(
     faults = [("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)]
     told = "; ".join(f"{len(names)} {kind}: {some_names(names)}" for kind, names in faults if names)
     if told:
-        raise ModelError(f"{source.folder}: weights do not fit: {told}")
+        raise ModelError(f"{source.folder}: weights do not fit (layout {source.layout}): {told}")
 
 
 def _is_parameter(root: nn.Module, name: str) -> bool:

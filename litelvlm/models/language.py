@@ -116,12 +116,16 @@ class LanguageModel:
         llama: the module, from `build_llama`.
         seg_id: id of the [SEG] token; None for a model without one.
         eos_id: id of the end token.
+        own: whether [SEG]'s own state is handed out, not the one that predicts it.
     """
 
-    def __init__(self, llama: LlamaForCausalLM, seg_id: int | None, eos_id: int) -> None:
+    def __init__(
+        self, llama: LlamaForCausalLM, seg_id: int | None, eos_id: int, own: bool = False
+    ) -> None:
         self.llama = llama
         self.seg_id = seg_id
         self.eos_id = eos_id
+        self.own = own
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -296,12 +300,15 @@ class LanguageModel:
             for index, value in enumerate(token.tolist()):
                 if running[index]:
                     ids[index].append(value)
-                    if value == self.seg_id:
+                    if value == self.seg_id and not self.own:
                         found[index].append(state[index])  # the state that predicts [SEG]
                     running[index] = value != self.eos_id
             if not any(running) or number == max_new_tokens:
                 break
             state = step(self.llama.get_input_embeddings()(token)[:, None], number)[:, 0]
+            for index, value in enumerate(token.tolist()):
+                if self.own and value == self.seg_id and running[index]:
+                    found[index].append(state[index])
         empty = state.new_zeros(0, state.shape[-1])
         return [
             Generation(tuple(new), torch.stack(states) if states else empty)

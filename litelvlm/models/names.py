@@ -40,13 +40,16 @@ class Place:
 
     Attributes:
         name: our name.
-        part: 0, 1 or 2 where the tensor is the query, key or value third of a joined one.
+        part: its number where the tensor is a piece of a joined one, such as query, key and value.
         transpose: the two axes are swapped.
+        rows: (groups, first, last, of): the first axis is that many groups of `of` equal shares,
+            and shares first..last of each group are taken.
     """
 
     name: str
     part: int | None = None
     transpose: bool = False
+    rows: tuple[int, int, int, int] | None = None
 
 
 # What a checkpoint may hold though the configuration tells it: rotary frequencies, numbers.

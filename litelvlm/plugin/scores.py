@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from litelvlm.errors import InputError, ModelError
 from litelvlm.geometry import PatchFrame
-from litelvlm.methods import BlockView, TokenView
-from litelvlm.models.dual_encoder import BlockQKV, DualEncoder
+from litelvlm.methods import TokenView
+from litelvlm.models.dual_encoder import BlockQKV, DualEncoder, ImageTokens
 from litelvlm.models.files import equal_up_to_rounding
+from litelvlm.models.guide import LENT, centres, lend
 from litelvlm.models.names import CLIP_FILES
 from litelvlm.plugin.families import Piece
 from litelvlm.pruning import text_similarity
@@ -53,15 +53,14 @@ class TokensOnly:
 class Guide(TokensOnly):
     """A CLIP of open_clip that looks at the same picture and lends its patches' tensors.
 
-    Each token takes the guide's tensors at its own centre, interpolated between the four nearest
-    patches of the guide. Dot products are linear, so that similarity is interpolated likewise.
+    How they reach the model's tokens is told in `models.guide`.
 
     Args:
         clip: an open_clip model whose image tower is a plain ViT, or a `DualEncoder`.
         needs: fields of `TokenView` that will be read.
     """
 
-    offers = frozenset({"llm", "similarity", "last", "penultimate", "early"})
+    offers = LENT | {"llm"}
 
     def __init__(self, clip: Any, needs: frozenset[str]) -> None:
         if not isinstance(clip, DualEncoder):
@@ -80,18 +79,12 @@ class Guide(TokensOnly):
         encoder = self.encoder
         device = encoder.clip.visual.conv1.weight.device
         embeds = encoder.encode_text(texts) if "similarity" in self.needs else None
-        encoded: dict[tuple[int, str], dict[str, Any]] = {}
+        encoded: dict[tuple[int, str], ImageTokens] = {}
 
-        def tensors(number: int, view: str) -> dict[str, Any]:
+        def seen_by(number: int, view: str) -> ImageTokens:
             if (number, view) not in encoded:
                 pixels = encoder.pixels(images[number], view).to(device)
-                tokens = encoder.encode_image(pixels)
-                blocks = {"last": -1, "penultimate": -2, "early": encoder.early}
-                encoded[number, view] = {
-                    name: encoder.block(tokens, index)
-                    for name, index in blocks.items()
-                    if name in self.needs
-                } | ({"projected": encoder.project(tokens)} if embeds is not None else {})
+                encoded[number, view] = encoder.encode_image(pixels)
             return encoded[number, view]
 
         def viewer(number: int, piece: Piece, tokens: Tensor) -> TokenView:
@@ -103,25 +96,10 @@ class Guide(TokensOnly):
                 encoder.grid, hw, "crop" if np.allclose(box, middle) else "letterbox"
             )
             points = centres(piece.grid, box, frame.square).to(device)
-            lent = tensors(number, frame.view)
-            view: dict[str, Any] = {
-                name: BlockView(
-                    block.query,
-                    sample(block.keys, encoder.grid, points),
-                    sample(block.values, encoder.grid, points),
-                    sample(block.attention.mT, encoder.grid, points).mT,
-                )
-                for name, block in lent.items()
-                if name != "projected"
-            }
+            view = lend(encoder, seen_by(number, frame.view), self.needs, points)
             if embeds is not None:
-                projected = sample(lent["projected"], encoder.grid, points)
                 text = embeds[number][None, None]  # (1, T = 1, E)
-                view |= {
-                    "projected": projected,
-                    "text": text,
-                    "similarity": text_similarity(projected, text),
-                }
+                view |= {"text": text, "similarity": text_similarity(view["projected"], text)}
             hidden = tokens[None].to(device)
             return TokenView(hidden, piece.grid, encoder.heads, llm=hidden, **view)
 
@@ -267,31 +245,3 @@ def check_same_tower(own: torch.nn.Module, other: torch.nn.Module, source: str) 
                 f"the vision tower was trained further than {source} ({name} differs), so its "
                 "text half says nothing: use guide= or a method without text"
             )
-
-
-def centres(
-    grid: tuple[int, int], box: np.ndarray, square: tuple[float, float, float, float]
-) -> Tensor:
-    """Centres of a grid's cells in another square: (N, 2) as x, y in -1..1.
-
-    Args:
-        grid: (rows, columns).
-        box: x0, y0, x1, y1 of the grid, picture pixels.
-        square: x0, y0, x1, y1 of the square that -1..1 spans, likewise.
-    """
-    rows, columns = grid
-    x = box[0] + (torch.arange(columns) + 0.5) / columns * (box[2] - box[0])
-    y = box[1] + (torch.arange(rows) + 0.5) / rows * (box[3] - box[1])
-    x = (x - square[0]) / (square[2] - square[0]) * 2 - 1
-    y = (y - square[1]) / (square[3] - square[1]) * 2 - 1
-    ys, xs = torch.meshgrid(y, x, indexing="ij")
-    return torch.stack([xs, ys], -1).reshape(-1, 2).float()
-
-
-def sample(values: Tensor, grid: tuple[int, int], points: Tensor) -> Tensor:
-    """Bilinear values between patch centres: (1, G, D) on `grid`, (N, 2) -> (1, N, D) float32."""
-    picture = values.float().mT.unflatten(-1, grid)  # (1, D, rows, columns)
-    taken = F.grid_sample(
-        picture, points[None, None], mode="bilinear", padding_mode="border", align_corners=False
-    )
-    return taken[:, :, 0].mT

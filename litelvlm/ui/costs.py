@@ -17,6 +17,7 @@ PAPER = (
     "and 3.9 times with 64. They are not this machine’s.</p>"
 )
 STAGES = {
+    "vision": "the vision tower reads the picture",
     "clip_image": "CLIP reads the picture",
     "sam_image": "SAM reads the picture",
     "clip_text": "CLIP reads the phrase",
