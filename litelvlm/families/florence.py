@@ -34,12 +34,12 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from litelvlm.config import WORDINGS, SelectionConfig
-from litelvlm.errors import InputError, ModelError
+from litelvlm.errors import InputError, ModelError, one_line
 from litelvlm.families.base import Answer, Capabilities, Family, Reply
 from litelvlm.geometry import PatchFrame, fill_polygons
 from litelvlm.methods import TokenView
 from litelvlm.models.dual_encoder import DualEncoder, ImageTokens, build_clip
-from litelvlm.models.files import ModelSource, first_line, folder_beside, index, read_json
+from litelvlm.models.files import ModelSource, folder_beside, index, read_object
 from litelvlm.models.guide import LENT, centres, lend
 from litelvlm.models.names import Place, clip_config, place_clip
 from litelvlm.models.prompt import plain
@@ -120,8 +120,8 @@ def open_folder(folder: Path, raw: dict[str, Any], tower: str | Path | None) -> 
             raise ModelError(f"{fault}; tower='none' loads without a CLIP") from None
         try:
             preprocessor = beside / "preprocessor_config.json"
-            means = read_json(preprocessor) if preprocessor.is_file() else None
-            clip = clip_config(read_json(beside / "config.json"), means)
+            means = read_object(preprocessor) if preprocessor.is_file() else None
+            clip = clip_config(read_object(beside / "config.json"), means)
         except (KeyError, ValueError) as fault:
             raise ModelError(f"{beside / 'config.json'}: no CLIP: {fault}") from None
         parts.insert(0, (beside, place_clip))
@@ -140,7 +140,7 @@ def _side(folder: Path) -> int:
     """Side of the square that a checkpoint's processor makes of a picture."""
     for file in ("processor_config.json", "preprocessor_config.json"):
         if (folder / file).is_file():
-            settings = read_json(folder / file)
+            settings = read_object(folder / file)
             size = (settings.get("image_processor") or settings).get("size", {})
             if "height" in size and size["height"] == size.get("width"):
                 return int(size["height"])
@@ -179,7 +179,7 @@ def build(config: FlorenceConfig) -> FlorenceModel:
     try:
         return FlorenceModel(config)
     except (TypeError, ValueError) as fault:
-        raise ModelError(f"{config.name}: config.json: {first_line(fault)}") from None
+        raise ModelError(f"{config.name}: config.json: {one_line(fault)}") from None
 
 
 def blocks(model: FlorenceModel) -> nn.Module:
@@ -205,7 +205,7 @@ def wrap(model: FlorenceModel, config: FlorenceConfig, folder: Path | None) -> F
         if (folder / "generation_config.json").is_file():
             model.florence.generation_config = GenerationConfig.from_pretrained(folder)
     except Exception as fault:  # the libraries raise bare Exceptions
-        raise ModelError(f"{folder}: processor cannot be read ({first_line(fault)})") from None
+        raise ModelError(f"{folder}: processor cannot be read ({one_line(fault)})") from None
     if "polygons" not in processor.post_processor.parse_task_config:
         raise ModelError(f"{folder}: the processor's post_processor_config knows no polygons")
     return Florence(model, config, processor)

@@ -180,7 +180,7 @@ class Glamm(ClipLlama):
         return [
             (row, place)
             for row, (prompt, kept) in enumerate(rows)
-            for place in prompt.seg_states(self.language.seg_id, kept)
+            for place in prompt.seg_states(self.config.tokens["seg"], kept)
         ]
 
     def _prune_inside(

@@ -31,7 +31,7 @@ from litelvlm.models.files import (
     folder_beside,
     index,
     read_all,
-    read_json,
+    read_object,
 )
 from litelvlm.models.names import CLIP_FILES, Place, clip_config, place_clip, place_ours
 from litelvlm.models.prompt import PromptIds
@@ -137,8 +137,8 @@ def _config(
     preprocessor = clip / "preprocessor_config.json"
     try:
         dual = clip_config(
-            read_json(clip / "config.json"),
-            read_json(preprocessor) if preprocessor.is_file() else None,
+            read_object(clip / "config.json"),
+            read_object(preprocessor) if preprocessor.is_file() else None,
         )
         vocabulary = shapes["language.model.embed_tokens.weight"][0]
     except KeyError as fault:

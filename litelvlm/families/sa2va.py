@@ -27,7 +27,7 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from litelvlm.errors import InputError, ModelError
+from litelvlm.errors import InputError, ModelError, one_line
 from litelvlm.families.base import Capabilities
 from litelvlm.families.glamm import ANSWERS, QUESTIONS, Glamm, Prompted
 from litelvlm.families.glamm_files import stand_in_tokenizer
@@ -35,7 +35,6 @@ from litelvlm.families.sa2va_files import Sa2vaConfig, open_folder, random_confi
 from litelvlm.geometry import PatchFrame, TiledFrame
 from litelvlm.methods import TokenView
 from litelvlm.models.dual_encoder import DualEncoder, ImageTokens, build_clip
-from litelvlm.models.files import first_line
 from litelvlm.models.guide import LENT, lend
 from litelvlm.models.language import LanguageModel, build_seg_head, load_tokenizer, wrap_tokenizer
 from litelvlm.models.prompt import PromptIds, plain
@@ -88,7 +87,7 @@ def build(config: Sa2vaConfig) -> Sa2vaModel:
     try:
         return Sa2vaModel(config)
     except (TypeError, ValueError, KeyError) as fault:
-        raise ModelError(f"{config.name}: config.json: {first_line(fault)}") from None
+        raise ModelError(f"{config.name}: config.json: {one_line(fault)}") from None
 
 
 def blocks(model: Sa2vaModel) -> nn.Module:

@@ -128,6 +128,22 @@ class Towers:
             context_length=self.clip.context_length
         )
 
+    @staticmethod
+    def named(model: str, pretrained: str | None = None) -> dict[str, Any]:
+        """The `config` of a model that open_clip knows by name.
+
+        Raises:
+            ModelError: unknown name, or OpenAI weights asked for without the quick-GELU variant
+                they were trained with (open_clip only warns).
+        """
+        config = open_clip.get_model_config(model)
+        if config is None:
+            raise ModelError(f"unknown open_clip model {model!r}; see open_clip.list_models()")
+        config.setdefault("quick_gelu", False)
+        if pretrained == "openai" and not config["quick_gelu"]:
+            raise ModelError(f"OpenAI weights need {model}-quickgelu, got {model}")
+        return config
+
     def pixels(self, image: np.ndarray, view: str = "crop") -> Tensor:
         """(H, W, 3) uint8 -> (1, 3, S, S) float32, resampled, cut and normalised as for CLIP."""
         square = torch.from_numpy(np.array(clip_square(image, self.image_size, view)))

@@ -127,6 +127,11 @@ def build(desk: Desk) -> gr.Blocks:
                         curve = html_part(panels.empty(EMPTY["curve"]), elem_id="lv-curve")
                     with gr.Tab("Use it", id="use"):
                         link = html_part("")
+                        codes: tuple[tuple[str, Any, str], ...] = (
+                            ("snippet", "python", "Python"),
+                            ("command", "shell", "Command line"),
+                            ("client", "python", "Through this server (gradio_client)"),
+                        )
                         snippet, command, client = (
                             gr.Code(
                                 NO_SNIPPET,
@@ -135,11 +140,7 @@ def build(desk: Desk) -> gr.Blocks:
                                 interactive=False,
                                 elem_id=f"lv-{name}",
                             )
-                            for name, language, label in (
-                                ("snippet", "python", "Python"),
-                                ("command", "shell", "Command line"),
-                                ("client", "python", "Through this server (gradio_client)"),
-                            )
+                            for name, language, label in codes
                         )
                         prepare = small_button("Prepare downloads", "lv-prepare")
                         downloads = html_part(

@@ -231,4 +231,4 @@ def train_language(
     def check() -> dict[str, float]:
         return probe(grounder, frozen) if probe else {}
 
-    run.loop(batches, learn, check, "cpu", 0, 20, plan.probe_every, limit)
+    run.loop(batches, learn, check, "cpu", 0, plan.probe_every, limit)

@@ -120,4 +120,4 @@ def train_masks(
     def check() -> dict[str, float]:
         return probe(sam, prompt) if probe else {}
 
-    run.loop(batches, learn, check, "cpu", 0, 20, probe_every, limit)
+    run.loop(batches, learn, check, "cpu", 0, probe_every, limit)

@@ -287,4 +287,4 @@ def train_tower(
     def check() -> dict[str, float]:
         return probe(clip, side) if probe else {}
 
-    run.loop(batches, learn, check, "cpu", 0, 20, probe_every, limit)
+    run.loop(batches, learn, check, "cpu", 0, probe_every, limit)
