@@ -23,11 +23,11 @@ def test_folded_norms_change_no_number() -> None:
     assert torch.allclose(before, after, atol=1e-3 * float(before.abs().max()))
 
 
-def test_stem_and_pyramid_give_one_vector_a_patch_of_sixteen_pixels() -> None:
+def test_the_stem_gives_a_vector_a_patch_of_32_pixels_and_the_pyramid_of_16() -> None:
     backbone = Backbone().eval()
     pixels = torch.randn(1, 3, 384, 384)
     with torch.no_grad():
         assert len(backbone(pixels)) == len(STAGES)
-        assert PatchStem(backbone, 64, 1)(pixels).shape == (1, 64, 24, 24)
+        assert PatchStem(backbone, 64)(pixels).shape == (1, 64, 12, 12)
         embedding = PyramidEncoder(backbone, 32, 1)(pixels).last_hidden_state
     assert embedding.shape == (1, 32, 24, 24)

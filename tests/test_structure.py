@@ -38,7 +38,7 @@ LEVELS = [
 # Where a package may be imported. Import inside a function counts too.
 DOORS = {
     "timm": ("models/backbone.py",),
-    "open_clip": ("models/backbone.py", "models/dual_encoder.py", "nano/train/", "reversal.py"),
+    "open_clip": ("models/backbone.py", "models/dual_encoder.py", "nano/", "reversal.py"),
     "transformers": (
         "models/language.py",
         "families/florence.py",
@@ -50,7 +50,7 @@ DOORS = {
         "models/sam_encoder.py",
     ),
     "gradio": ("ui/",),
-    "matplotlib": ("viz.py", "evaluation/", "nano/train/", "reversal.py"),
+    "matplotlib": ("viz.py", "evaluation/", "nano/", "reversal.py"),
     "argparse": ("cli/",),
 }
 

@@ -176,11 +176,13 @@ class Glamm(ClipLlama):
 
     def _seg_places(self, *sequences: Prompted) -> list[tuple[int, int]]:
         """(row, position) of the state that predicts each [SEG], phrase by phrase."""
+        seg = self.language.seg_id
+        assert seg is not None  # a family that grounds has one
         rows = [(prompt, each.kept) for each in sequences for prompt in each.prompts]
         return [
             (row, place)
             for row, (prompt, kept) in enumerate(rows)
-            for place in prompt.seg_states(self.config.tokens["seg"], kept)
+            for place in prompt.seg_states(seg, kept)
         ]
 
     def _prune_inside(
