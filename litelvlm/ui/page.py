@@ -108,54 +108,66 @@ def build(desk: Desk) -> gr.Blocks:
     total = desk.tokens()
     seconds = int(60 * settings.keep_minutes)
     shown = examples()
+    opened = _opening(desk, shown, total)
     with gr.Blocks(
         title="LiteLVLM",
         analytics_enabled=False,
         delete_cache=(max(1, min(60, seconds // 4)), max(1, seconds)),
     ) as blocks:
         session = gr.State(None, time_to_live=3600)
-        photo = _html("", also=["lv-hidden"])
+        photo = _html(_part(opened, "photo"), also=["lv-hidden"])
+        played = gr.State("")
+        table = _html("", elem_id="lv-play", also=["lv-hidden"])
         _html(HEAD)
         about = _html(model_line(desk, settings.models[0]), elem_id="lv-model")
         picked = _examples(shown)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300, elem_classes="lv-left"):
-                inputs, run, status, marks = _inputs(desk, total)
+                inputs, run, status = _inputs(
+                    desk, total, shown[0] if opened else None, _part(opened, "status")
+                )
                 _vocabulary(desk)
             with gr.Column(scale=7, min_width=320, elem_classes="lv-right"):
+                inputs.budget.render()
+                marks = _html(_marks(total))
+                several = opened.phrases or () if opened else ()
                 phrase = Choice(
-                    [],
+                    [(text, number) for number, text in enumerate(several)],
+                    value=0 if several else None,
                     label="Phrase shown in Tokens and Similarity",
                     show_label=False,
                     container=False,
-                    visible=False,
+                    visible=bool(several),
                     elem_id="lv-phrase",
                 )
                 with gr.Tabs(elem_id="lv-tabs"):
                     with gr.Tab("Masks", id="masks"):
-                        masks = _html(panels.empty(EMPTY["masks"]), elem_id="lv-masks")
+                        masks = _html(_part(opened, "masks"), elem_id="lv-masks")
                     with gr.Tab("Tokens", id="tokens"):
-                        tokens = _html(panels.empty(EMPTY["tokens"]), elem_id="lv-tokens")
+                        tokens = _html(_part(opened, "tokens"), elem_id="lv-tokens")
+                        with gr.Row(elem_classes="lv-acts"):
+                            film = _small("Make a GIF of all budgets", "lv-film")
+                        film_link = _html("", elem_id="lv-film-link")
                     with gr.Tab("Similarity", id="similarity"):
-                        similarity = _html(panels.empty(EMPTY["similarity"]), elem_id="lv-sim")
+                        similarity = _html(_part(opened, "similarity"), elem_id="lv-sim")
                     with gr.Tab("Cost", id="cost"):
                         again = _small("Measure again", "lv-measure")
-                        cost = _html(panels.empty(EMPTY["cost"]), elem_id="lv-cost")
+                        cost = _html(_part(opened, "cost"), elem_id="lv-cost")
                     with gr.Tab("Budget curve", id="curve"):
                         with gr.Row(elem_classes="lv-acts"):
                             draw = _small("Draw the curve", "lv-sweep")
                             stop = _small("Cancel", "lv-cancel")
-                        curve = _html(panels.empty(EMPTY["curve"]), elem_id="lv-curve")
+                        curve = _html(_part(opened, "curve"), elem_id="lv-curve")
                     with gr.Tab("Use it", id="use"):
                         snippet = gr.Code(
-                            NO_SNIPPET,
+                            (opened and opened.snippet) or NO_SNIPPET,
                             language="python",
                             label="Reproduces this result",
                             interactive=False,
                             elem_id="lv-snippet",
                         )
                         prepare = _small("Prepare downloads", "lv-prepare")
-                        downloads = _html(panels.empty(EMPTY["downloads"]), elem_id="lv-downloads")
+                        downloads = _html(_part(opened, "downloads"), elem_id="lv-downloads")
         _html(FOOT.format(minutes=f"{settings.keep_minutes:.0f}"))
 
         outputs = _Outputs(
@@ -165,29 +177,46 @@ def build(desk: Desk) -> gr.Blocks:
         again_hidden = gr.Button("Run again", elem_id="lv-rerun", elem_classes="lv-hidden")
         everything = [session, phrase, *inputs.all()]
         find = _find(desk)
-        run.click(find, everything, outputs.all(), show_progress_on=[status], **RUN)
-        inputs.phrases.submit(find, everything, outputs.all(), show_progress_on=[status], **RUN)
+        asked = [
+            run.click(find, everything, outputs.all(), show_progress_on=[status], **RUN),
+            inputs.phrases.submit(
+                find, everything, outputs.all(), show_progress_on=[status], **RUN
+            ),
+        ]
         for moved in (again_hidden.click, inputs.method.input):
-            moved(
+            again_asked = moved(
                 _find(desk, quiet=True),
                 everything,
                 outputs.all(),
                 trigger_mode="always_last",
                 **{**RUN, "show_progress": "hidden"},
             )
+            asked.append(again_asked)
         if picked is not None:
-            picked.click(
+            chosen = picked.click(
                 _pick(desk, shown),
                 everything,
                 [inputs.picture, inputs.phrases, *outputs.all()],
                 show_progress_on=[status],
                 **RUN,
             )
-        phrase.input(
+            asked.append(chosen)
+        redrawn = phrase.input(
             lambda state, index: _updates(callbacks.choose_phrase(state, index)),
             [session, phrase],
             outputs.all(),
             **DRAW,
+        )
+        if opened is not None:
+            asked.append(blocks.load(lambda: opened.session, None, [session], **DRAW))
+        # The table of all budgets follows the answer, so that nobody waits for it.
+        for event in (*asked, redrawn):
+            event.then(_play(desk), [session, phrase, played], [table, played], **DRAW)
+        film.click(
+            lambda state, index: callbacks.animation(desk, state, index),
+            [session, phrase],
+            [film_link],
+            **{**DRAW, "show_progress": "minimal"},
         )
         again.click(
             lambda state: _updates(callbacks.measure(desk, state)),
@@ -224,11 +253,14 @@ def build(desk: Desk) -> gr.Blocks:
     return blocks
 
 
-def _inputs(desk: Desk, total: int) -> tuple[_Inputs, gr.Button, gr.HTML, gr.HTML]:
-    """The left column: inputs, the button, the status line, the marks of the slider."""
+def _inputs(
+    desk: Desk, total: int, first: Example | None, opened_status: str
+) -> tuple[_Inputs, gr.Button, gr.HTML]:
+    """The left column: inputs, the button, the status line; the slider is placed by the caller."""
     names = list(desk.models.names)
     fault = desk.models.fault()
     picture = Picture(
+        str(first.path) if first else None,
         type="filepath",
         image_mode=None,
         format="png",
@@ -239,6 +271,7 @@ def _inputs(desk: Desk, total: int) -> tuple[_Inputs, gr.Button, gr.HTML, gr.HTM
         buttons=[],
     )
     phrases = gr.Textbox(
+        "\n".join(first.phrases) if first else None,
         label="What to look for",
         placeholder="the red apple\nthe cat on the left",
         info=f"One phrase a line, at most {MAX_PHRASES}. Shift + Enter runs.",
@@ -248,7 +281,9 @@ def _inputs(desk: Desk, total: int) -> tuple[_Inputs, gr.Button, gr.HTML, gr.HTM
     )
     run = gr.Button("Find", variant="primary", interactive=fault is None, elem_id="lv-run")
     status = _html(
-        panels.notice("error", "The model cannot be loaded", esc(fault)) if fault else "",
+        panels.notice("error", "The model cannot be loaded", esc(fault))
+        if fault
+        else opened_status,
         elem_id="lv-state",
     )
     budget = Budget(
@@ -260,8 +295,8 @@ def _inputs(desk: Desk, total: int) -> tuple[_Inputs, gr.Button, gr.HTML, gr.HTM
         info=f"Image tokens that enter the language model; {total} is all of them.",
         elem_id="lv-budget",
         buttons=[],
+        render=False,
     )
-    marks = _html(_marks(total))
     with gr.Row():
         method = gr.Dropdown(
             [(rule.title, name) for name, rule in METHODS.items()],
@@ -291,7 +326,7 @@ def _inputs(desk: Desk, total: int) -> tuple[_Inputs, gr.Button, gr.HTML, gr.HTM
     made = _Inputs(
         model, picture, phrases, budget, method, split, order, positions, context, text, mode
     )
-    return made, run, status, marks
+    return made, run, status
 
 
 def _examples(shown: tuple[Example, ...]) -> gr.HTML | None:
@@ -366,6 +401,31 @@ def _pick(desk: Desk, shown: tuple[Example, ...]) -> Callable[..., tuple[Any, ..
         return (example.pixels(), "\n".join(example.phrases), *_updates(page))
 
     return pick
+
+
+def _opening(desk: Desk, shown: tuple[Example, ...], total: int) -> Page | None:
+    """The first example, answered before anyone asks."""
+    if not shown:
+        return None
+    first = shown[0]
+    model = first.model if first.model in desk.models.names else desk.models.names[0]
+    given = Controls(model, str(first.path), "\n".join(first.phrases), _first_budget(total))
+    return callbacks.opening(desk, given)
+
+
+def _part(opened: Page | None, name: str) -> str:
+    """What a part shows when the page opens."""
+    if opened is not None and getattr(opened, name) is not None:
+        return str(getattr(opened, name))
+    return panels.empty(EMPTY[name]) if name in EMPTY else ""
+
+
+def _play(desk: Desk) -> Callable[..., tuple[Any, Any]]:
+    def play(state: Any, index: Any, shown: Any) -> tuple[Any, Any]:
+        found = callbacks.play(desk, state, index, shown)
+        return (gr.skip(), gr.skip()) if found is None else found
+
+    return play
 
 
 def _cancelled() -> str:
