@@ -14,7 +14,7 @@ from typing import Any
 
 from litelvlm.errors import InputError
 from litelvlm.question import SELECTION_OPTIONS, Question
-from litelvlm.ui import costs, handout, panels
+from litelvlm.ui import costs, handout, panels, patch_map
 from litelvlm.ui.desk import Desk
 from litelvlm.ui.examples import Example
 from litelvlm.ui.limits import check_phrases, read_picture, take_picture
@@ -116,6 +116,16 @@ def ground(desk: Desk, session: Answer | None, given: Controls, index: Any = 0) 
         text = "This run failed on our side. Try again, or another picture or phrase."
         return failure(text, session)
     return _filled(desk, answer, session, start, index)
+
+
+def opening(desk: Desk, given: Controls) -> Page | None:
+    """The answer a visitor finds when the page opens; None where nothing can be kept for him."""
+    if not desk.holds or desk.models.fault() is not None:
+        return None
+    page = ground(desk, None, given)
+    if page.session is None:
+        return None
+    return replace(page, status=panels.status(page.session, None, page.session.similarity.shape[1]))
 
 
 def ground_example(
@@ -220,14 +230,13 @@ class Asked:
 
     @staticmethod
     def read(query: dict[str, str], shown: tuple[Example, ...]) -> Asked:
-        """From the query of a link that `handout.link` made; an empty one asks for an example."""
+        """From the query of a link that `handout.link` made."""
         named = {example.path.name: example for example in shown}
         picture = query.get("picture", "")[:64]
-        first = shown[0] if shown and not picture else None
         phrases = tuple(query.get("phrases", "").splitlines())
         budget = query.get("budget", "")
         return Asked(
-            named.get(query.get("example", ""), first),
+            named.get(query.get("example", "")),
             picture,
             phrases,
             int(budget) if budget.isdecimal() and len(budget) < 6 else None,
@@ -276,6 +285,29 @@ def sweep(desk: Desk, session: Answer | None) -> Iterator[Page]:
             yield Page(curve=costs.curve(state, total))
     except InputError as error:
         yield Page(curve=panels.notice("error", esc(error)))
+
+
+def play(desk: Desk, session: Answer | None, index: Any, shown: str) -> tuple[str, str] | None:
+    """Every budget of the phrase on screen for the browser, and its key; None if `shown` is it."""
+    if session is None or not session.current:
+        return None
+    number = _index(session, index)
+    key = patch_map.key(session, number)
+    if key == shown:
+        return None
+    played = desk.play(session, number)
+    return (patch_map.payload(played, session, number) if played else ""), key
+
+
+def animation(desk: Desk, session: Answer | None, index: Any) -> str:
+    """A link that holds the token map over the budgets as GIF."""
+    if session is None or not session.current:
+        return panels.notice("warn", "Nothing to save yet", "Find something first.")
+    played = desk.play(session, _index(session, index))
+    if played is None:
+        text = "This method does not choose before the language model."
+        return panels.notice("info", "No animation", text)
+    return handout.animation(patch_map.gif(played, session))
 
 
 def prepare_downloads(session: Answer | None) -> Page:

@@ -12,7 +12,7 @@ import numpy as np
 
 from litelvlm.errors import InputError
 from litelvlm.question import Question
-from litelvlm.ui import work
+from litelvlm.ui import patch_map, work
 from litelvlm.ui.limits import Picture, take_picture
 from litelvlm.ui.settings import Settings
 from litelvlm.ui.zero import gpu, on_zero_gpu
@@ -74,6 +74,10 @@ class Desk:
         if before is not None and not self.holds:
             before = None
         return replace(self._answer(name, picture, ask, before), model=name)
+
+    def play(self, given: work.Answer, index: int) -> patch_map.Play | None:
+        """See `patch_map.play`; by the model that answered."""
+        return patch_map.play(self.models.get(given.model), given, index)
 
     def measure(self, given: work.Answer) -> work.Answer:
         """See `work.measure`; by the model that answered."""

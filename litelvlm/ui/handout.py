@@ -121,6 +121,12 @@ def downloads(given: Answer, figures: bool = False) -> str:
     return f'<div class="lv-links">{"".join(links)}</div>'
 
 
+def animation(content: bytes) -> str:
+    """A link to the token map over the budgets."""
+    link = _link(content, "image/gif", "token-map.gif", "Token map, every budget")
+    return f'<div class="lv-links">{link}</div>'
+
+
 def to_json(given: Answer) -> dict:
     """The result record of the demo: the library's, with masks at the picture's own size."""
     from dataclasses import replace

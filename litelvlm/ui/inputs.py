@@ -57,11 +57,14 @@ class Inputs:
         return [self.split, self.order, self.positions, self.context, self.text, self.mode]
 
 
-def build_inputs(desk: Desk, total: int) -> tuple[Inputs, gr.Button, gr.HTML, gr.HTML]:
-    """The left column: inputs, the button, the status line, the marks of the slider."""
+def build_inputs(
+    desk: Desk, total: int, first: Example | None, opened_status: str
+) -> tuple[Inputs, gr.Button, gr.HTML]:
+    """The left column: inputs, the button, the status line; the slider is placed by the caller."""
     names = list(desk.models.names)
     fault = desk.models.fault()
     picture = Picture(
+        str(first.path) if first else None,
         type="filepath",
         image_mode=None,
         format="png",
@@ -72,6 +75,7 @@ def build_inputs(desk: Desk, total: int) -> tuple[Inputs, gr.Button, gr.HTML, gr
         buttons=[],
     )
     phrases = gr.Textbox(
+        "\n".join(first.phrases) if first else None,
         label="What to look for",
         placeholder="the red apple\nthe cat on the left",
         info=f"One phrase a line, at most {MAX_PHRASES}. Shift + Enter runs.",
@@ -81,7 +85,9 @@ def build_inputs(desk: Desk, total: int) -> tuple[Inputs, gr.Button, gr.HTML, gr
     )
     run = gr.Button("Find", variant="primary", interactive=fault is None, elem_id="lv-run")
     status = html_part(
-        panels.notice("error", "The model cannot be loaded", esc(fault)) if fault else "",
+        panels.notice("error", "The model cannot be loaded", esc(fault))
+        if fault
+        else opened_status,
         elem_id="lv-state",
     )
     budget = Budget(
@@ -93,8 +99,8 @@ def build_inputs(desk: Desk, total: int) -> tuple[Inputs, gr.Button, gr.HTML, gr
         info=f"Image tokens that enter the language model; {total} is all of them.",
         elem_id="lv-budget",
         buttons=[],
+        render=False,
     )
-    marks = html_part(budget_marks(total))
     with gr.Row():
         method = gr.Dropdown(
             [(rule.title, name) for name, rule in METHODS.items()],
@@ -124,7 +130,7 @@ def build_inputs(desk: Desk, total: int) -> tuple[Inputs, gr.Button, gr.HTML, gr
     made = Inputs(
         model, picture, phrases, budget, method, split, order, positions, context, text, mode
     )
-    return made, run, status, marks
+    return made, run, status
 
 
 def example_strip(shown: tuple[Example, ...]) -> gr.HTML | None:

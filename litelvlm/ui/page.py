@@ -86,47 +86,58 @@ def build(desk: Desk) -> gr.Blocks:
     total = desk.tokens()
     seconds = int(60 * settings.keep_minutes)
     shown = examples()
+    opened = _opening(desk, shown, total)
     with gr.Blocks(
         title="LiteLVLM",
         analytics_enabled=False,
         delete_cache=(max(1, min(60, seconds // 4)), max(1, seconds)),
     ) as blocks:
         session = gr.State(None, time_to_live=3600)
-        photo = html_part("", also=["lv-hidden"])
+        photo = html_part(_part(opened, "photo"), also=["lv-hidden"])
+        played = gr.State("")
+        table = html_part("", elem_id="lv-play", also=["lv-hidden"])
         stale = html_part("", also=["lv-hidden"])
         html_part(HEAD)
         about = html_part(model_line(desk, settings.models[0]), elem_id="lv-model")
         picked = example_strip(shown)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300, elem_classes="lv-left"):
-                inputs, run, status, marks = build_inputs(desk, total)
+                first = shown[0] if opened else None
+                inputs, run, status = build_inputs(desk, total, first, _part(opened, "status"))
                 _vocabulary(desk)
             with gr.Column(scale=7, min_width=320, elem_classes="lv-right"):
+                inputs.budget.render()
+                marks = html_part(budget_marks(total))
+                several = opened.phrases or () if opened else ()
                 phrase = Choice(
-                    [],
+                    [(text, number) for number, text in enumerate(several)],
+                    value=0 if several else None,
                     label="Phrase shown in Tokens and Similarity",
                     show_label=False,
                     container=False,
-                    visible=False,
+                    visible=bool(several),
                     elem_id="lv-phrase",
                 )
                 with gr.Tabs(elem_id="lv-tabs"):
                     with gr.Tab("Masks", id="masks"):
-                        masks = html_part(panels.empty(EMPTY["masks"]), elem_id="lv-masks")
+                        masks = html_part(_part(opened, "masks"), elem_id="lv-masks")
                     with gr.Tab("Tokens", id="tokens"):
-                        tokens = html_part(panels.empty(EMPTY["tokens"]), elem_id="lv-tokens")
+                        tokens = html_part(_part(opened, "tokens"), elem_id="lv-tokens")
+                        with gr.Row(elem_classes="lv-acts"):
+                            film = small_button("Make a GIF of all budgets", "lv-film")
+                        film_link = html_part("", elem_id="lv-film-link")
                     with gr.Tab("Similarity", id="similarity"):
-                        similarity = html_part(panels.empty(EMPTY["similarity"]), elem_id="lv-sim")
+                        similarity = html_part(_part(opened, "similarity"), elem_id="lv-sim")
                     with gr.Tab("Cost", id="cost") as cost_tab:
                         again = small_button("Measure again", "lv-measure")
-                        cost = html_part(panels.empty(EMPTY["cost"]), elem_id="lv-cost")
+                        cost = html_part(_part(opened, "cost"), elem_id="lv-cost")
                     with gr.Tab("Budget curve", id="curve"):
                         with gr.Row(elem_classes="lv-acts"):
                             draw = small_button("Draw the curve", "lv-sweep")
                             stop = small_button("Cancel", "lv-cancel")
-                        curve = html_part(panels.empty(EMPTY["curve"]), elem_id="lv-curve")
+                        curve = html_part(_part(opened, "curve"), elem_id="lv-curve")
                     with gr.Tab("Use it", id="use"):
-                        link = html_part("")
+                        link = html_part(_part(opened, "link"))
                         codes: tuple[tuple[str, Any, str], ...] = (
                             ("snippet", "python", "Python"),
                             ("command", "shell", "Command line"),
@@ -134,7 +145,7 @@ def build(desk: Desk) -> gr.Blocks:
                         )
                         snippet, command, client = (
                             gr.Code(
-                                NO_SNIPPET,
+                                (opened and getattr(opened, name)) or NO_SNIPPET,
                                 language=language,
                                 label=label,
                                 interactive=False,
@@ -143,9 +154,7 @@ def build(desk: Desk) -> gr.Blocks:
                             for name, language, label in codes
                         )
                         prepare = small_button("Prepare downloads", "lv-prepare")
-                        downloads = html_part(
-                            panels.empty(EMPTY["downloads"]), elem_id="lv-downloads"
-                        )
+                        downloads = html_part(_part(opened, "downloads"), elem_id="lv-downloads")
         html_part(FOOT.format(minutes=f"{settings.keep_minutes:.0f}"))
 
         outputs = _Outputs(
@@ -155,29 +164,52 @@ def build(desk: Desk) -> gr.Blocks:
         again_hidden = gr.Button("Run again", elem_id="lv-rerun", elem_classes="lv-hidden")
         everything = [session, phrase, *inputs.all()]
         find = _find(desk)
-        run.click(find, everything, outputs.all(), show_progress_on=[status], **RUN)
-        inputs.phrases.submit(find, everything, outputs.all(), show_progress_on=[status], **RUN)
+        asked = [
+            run.click(find, everything, outputs.all(), show_progress_on=[status], **RUN),
+            inputs.phrases.submit(
+                find, everything, outputs.all(), show_progress_on=[status], **RUN
+            ),
+        ]
         for moved in (again_hidden.click, inputs.method.input):
-            moved(
+            again_asked = moved(
                 _find(desk, quiet=True),
                 everything,
                 outputs.all(),
                 trigger_mode="always_last",
                 **{**RUN, "show_progress": "hidden"},
             )
+            asked.append(again_asked)
         if picked is not None:
-            picked.click(
+            chosen = picked.click(
                 _pick(desk, shown),
                 everything,
                 [inputs.picture, inputs.phrases, *outputs.all()],
                 show_progress_on=[status],
                 **RUN,
             )
-        phrase.input(
+            asked.append(chosen)
+        redrawn = phrase.input(
             lambda state, index: _updates(callbacks.choose_phrase(state, index)),
             [session, phrase],
             outputs.all(),
             **DRAW,
+        )
+        asked.append(
+            blocks.load(
+                _open(desk, shown, opened),
+                None,
+                [inputs.picture, inputs.phrases, inputs.budget, inputs.method, *outputs.all()],
+                **{**RUN, "show_progress": "hidden"},
+            )
+        )
+        # The table of all budgets follows the answer, so that nobody waits for it.
+        for event in (*asked, redrawn):
+            event.then(_play(desk), [session, phrase, played], [table, played], **DRAW)
+        film.click(
+            lambda state, index: callbacks.animation(desk, state, index),
+            [session, phrase],
+            [film_link],
+            **{**DRAW, "show_progress": "minimal"},
         )
         again.click(
             lambda state: _updates(callbacks.measure(desk, state)),
@@ -212,12 +244,6 @@ def build(desk: Desk) -> gr.Blocks:
             lambda state: _updates(callbacks.count(desk, state)),
             [session],
             outputs.all(),
-            **{**RUN, "show_progress": "hidden"},
-        )
-        blocks.load(
-            _open(desk, shown),
-            [session],
-            [inputs.picture, inputs.phrases, inputs.budget, inputs.method, *outputs.all()],
             **{**RUN, "show_progress": "hidden"},
         )
         inputs.model.input(
@@ -256,28 +282,56 @@ def _pick(desk: Desk, shown: tuple[Example, ...]) -> Callable[..., tuple[Any, ..
     return pick
 
 
-def _open(desk: Desk, shown: tuple[Example, ...]) -> Callable[..., tuple[Any, ...]]:
-    """What a visitor sees first: the answer that the address asks for, or the first example's."""
+def _open(
+    desk: Desk, shown: tuple[Example, ...], first: Page | None
+) -> Callable[..., tuple[Any, ...]]:
+    """What a visitor finds: what stands there already, or the answer that the address asks for."""
 
-    def opened(request: gr.Request, state: Any) -> tuple[Any, ...]:
+    def opened(request: gr.Request) -> tuple[Any, ...]:
         asked = callbacks.Asked.read(dict(request.query_params), shown)
         budget = gr.update(value=asked.budget) if asked.budget else gr.skip()
         method = gr.update(value=asked.method) if asked.method in METHODS else gr.skip()
+        text = "\n".join(asked.phrases)
         if asked.example is None:
-            text = "\n".join(asked.phrases)
             page = callbacks.upload_asked(asked) if asked.picture else Page()
-            return (gr.skip(), text or gr.skip(), budget, method, *_updates(page))
-        total = desk.tokens(asked.model if asked.model in desk.models.names else None)
+            if first is not None and not asked.picture:
+                page = Page(session=first.session)
+            return (gr.skip(), text or gr.skip(), budget, method, *_updates(page, True))
         given = Controls(
             model=asked.model if asked.model in desk.models.names else None,
-            budget=asked.budget or first_budget(total),
+            budget=asked.budget or first_budget(desk.tokens()),
             method=asked.method if asked.method in METHODS else "litelvlm",
         )
-        page = callbacks.ground_example(desk, state, given, asked.example, asked.phrases)
-        text = "\n".join(asked.phrases or asked.example.phrases)
+        page = callbacks.ground_example(desk, None, given, asked.example, asked.phrases)
+        text = text or "\n".join(asked.example.phrases)
         return (asked.example.pixels(), text, budget, method, *_updates(page))
 
     return opened
+
+
+def _opening(desk: Desk, shown: tuple[Example, ...], total: int) -> Page | None:
+    """The first example, answered before anyone asks."""
+    if not shown:
+        return None
+    first = shown[0]
+    model = first.model if first.model in desk.models.names else desk.models.names[0]
+    given = Controls(model, str(first.path), "\n".join(first.phrases), first_budget(total))
+    return callbacks.opening(desk, given)
+
+
+def _part(opened: Page | None, name: str) -> str:
+    """What a part shows when the page opens."""
+    if opened is not None and getattr(opened, name) is not None:
+        return str(getattr(opened, name))
+    return panels.empty(EMPTY[name]) if name in EMPTY else ""
+
+
+def _play(desk: Desk) -> Callable[..., tuple[Any, Any]]:
+    def play(state: Any, index: Any, shown: Any) -> tuple[Any, Any]:
+        found = callbacks.play(desk, state, index, shown)
+        return (gr.skip(), gr.skip()) if found is None else found
+
+    return play
 
 
 def _cancelled() -> str:

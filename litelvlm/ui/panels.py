@@ -10,7 +10,7 @@ from litelvlm import viz
 from litelvlm.methods import METHODS
 from litelvlm.pruning import Reason
 from litelvlm.result import GroundingResult
-from litelvlm.ui import charts
+from litelvlm.ui import charts, patch_map
 from litelvlm.ui.limits import WORK_SIDE
 from litelvlm.ui.pictures import data_url, esc, png, view_size
 from litelvlm.ui.work import BLIND, Answer, Facts
@@ -74,8 +74,14 @@ def _phrases(words: Sequence[str]) -> str:
 
 
 # ------------------------------------------------------------------------------------------ status
-def status(given: Answer, seconds: float, total: int) -> str:
-    """The line under the button: what was found, with how many tokens, in what time."""
+def status(given: Answer, seconds: float | None, total: int) -> str:
+    """The line under the button: what was found, with how many tokens, in what time.
+
+    Args:
+        given: the answer.
+        seconds: it took; None for one that was there before the visitor.
+        total: N.
+    """
     verdicts = [verdict(item) for item in given.pruned]
     found, unsure, many = verdicts.count("found"), verdicts.count("unsure"), len(verdicts)
     head = f"Found {found} of {many}" if many > 1 else "Found"
@@ -85,7 +91,11 @@ def status(given: Answer, seconds: float, total: int) -> str:
         head = f"{head}, unsure of {unsure}" if many > 1 else "Unsure"
     kept = given.pruned.costs.tokens_kept
     how = "picture already encoded" if given.reused else "picture encoded"
-    parts = [head, f"{kept} of {total} image tokens", f"{seconds:.2f} s, {how}"]
+    parts = [
+        head,
+        f"{kept} of {total} image tokens",
+        "answered in advance" if seconds is None else f"{seconds:.2f} s, {how}",
+    ]
     parts += [f"by {esc(given.model)}"] if given.model else []
     return f'<div class="lv-status" role="status">{" · ".join(parts)}</div>' + notes(given)
 
@@ -249,7 +259,8 @@ def tokens(given: Answer, index: int) -> str:
         lines.append(f"{esc(method.title)}: {esc(method.rule_text)}")
     text = "".join(f"<p>{line}</p>" for line in lines)
     return (
-        _stage(hw, _layer(layer, alt))
+        _stage(hw, _layer(layer, alt) + patch_map.canvas(given, index))
+        + patch_map.readout()
         + f'<ul class="lv-legend lv-counts">{counts}</ul><div class="lv-text">{text}</div>'
     )
 

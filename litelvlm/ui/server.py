@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from litelvlm.ui import page, style
+from litelvlm.ui import page, patch_map, style
 from litelvlm.ui.desk import Desk
 from litelvlm.ui.guard import RequestGuard
 from litelvlm.ui.limits import harden_pillow
@@ -92,8 +92,8 @@ def launch(settings: Settings, load: Any = None, block: bool = True) -> gr.Block
         pwa=False,
         max_threads=8,
         theme=style.theme(),
-        css=style.CSS,
-        head=f"<script>{style.SCRIPT}</script>",
+        css=style.CSS + patch_map.CSS,
+        head=f"<script>{style.SCRIPT}{patch_map.SCRIPT}</script>",
         prevent_thread_lock=not block,
     )
     return blocks
