@@ -391,6 +391,7 @@ def test_a_link_opens_the_answer_it_was_made_for(page, browser, server):
     address = page.get_attribute("#lv-share", "href")
     other = open_page(browser, server, path="/" + address)
     opened = next(other)
+    answered(opened, "32 of 64")
     assert "32 of 64" in opened.inner_text("#lv-state")
     assert opened.input_value("#lv-budget input[type=number]") == "32"
     other.close()
