@@ -42,7 +42,7 @@ class SelectionConfig:
         context: "released" (in effect the norm of the values) or "attention" (per head).
         text: what CLIP reads: "phrase", "question" or "templates" (several wordings, averaged).
         view: what CLIP sees of a picture that is not square: "crop" (the middle, as GLaMM) or
-            "letterbox" (all of it, padded).
+            "letterbox" (all of it, padded); "whole" (squeezed) for models that see that alone.
     """
 
     split: str | float = "paper"

@@ -110,8 +110,9 @@ class Pipeline:
         Args:
             image: path, Pillow image or (H, W, 3) uint8 RGB array (see `images.read_image`); or a
                 list of them, which run through the towers together.
-            view: what the image tower sees: "crop" (the middle square) or "letterbox" (all of it,
-                padded); None takes what the model was trained with.
+            view: what the image tower sees: "crop" (the middle square), "letterbox" (all of it,
+                padded) or "whole" (all of it, squeezed); None takes what the model was trained
+                with, and some models see the whole only.
             profile: "time"; "full" to measure FLOPs and memory too, at twice the time; or "off".
 
         Returns:

@@ -61,7 +61,7 @@ class Question:
         joint: all phrases in one prompt that shares one selection. Forced mode only.
         seed: of methods that draw at random.
         max_new_tokens: bound on the answer in generate mode.
-        view: what the image tower sees of a picture that is not square, "crop" or "letterbox".
+        view: what the image tower sees of a picture that is not square, of `geometry.VIEWS`.
         profile: "time", or "full" to measure FLOPs and memory too, at twice the time.
         wording: (question with the blank {phrase}, answer) in place of the model's own.
 

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_vlm import WORDS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import litelvlm
+from litelvlm.bench import bench
+from litelvlm.cli import main
 from litelvlm.errors import InputError, ModelError
 from litelvlm.families.table import PRESETS, family
 from litelvlm.loading import convert, open_folder
@@ -262,3 +265,22 @@ def test_weights_under_the_wrong_config_name_the_family_they_look_like(folder, t
     save_file(held, wrong / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"missing: florence\.model.*weights are those of glamm"):
         litelvlm.load(wrong, device="cpu", tower="clip")
+
+
+def test_the_command_takes_a_tower(folder, picture, tmp_path, capsys):
+    Image.fromarray(picture).save(tmp_path / "x.png")
+    command = ["ground", str(tmp_path / "x.png"), "a disc", "--budget", "4", "--device", "cpu"]
+    command += ["--model", str(folder), "--json", "--tower"]
+    assert main([*command, "clip"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["settings"]["scores"] == "guide: clip"
+    assert told["tokens_kept"] == 4
+    assert main([*command, "none"]) == 2
+    assert "methods that work" in capsys.readouterr().err
+
+
+def test_the_bench_runs_without_a_mask_branch(florence, picture):
+    options = {"picture": picture, "repeats": 1, "mode": "generate", "max_new_tokens": 2}
+    report = bench(florence, [4], **options)
+    assert report.sam is None
+    assert [row.tokens for row in report.rows] == [9, 4]

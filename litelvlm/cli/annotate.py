@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="local folder")
     parser.add_argument("--budget", metavar="TOKENS", help="image tokens kept (default: all)")
-    parser.add_argument("--view", help="what CLIP sees: crop or letterbox (the model's own)")
+    parser.add_argument("--view", help="what CLIP sees: crop, letterbox or whole (the model's own)")
     parser.add_argument(
         "--batch", type=int, default=8, help="pictures that run together (default 8)"
     )

@@ -59,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     runs.add_argument("--mode", default="forced", help="forced or generate (default forced)")
     runs.add_argument("--seeds", nargs="+", default=["0"], help="of all that is random (default 0)")
-    runs.add_argument("--view", help="what CLIP sees: crop or letterbox (default: the model's own)")
+    runs.add_argument(
+        "--view", help="what CLIP sees: crop, letterbox or whole (default: the model's)"
+    )
     runs.add_argument(
         "--batch", type=int, default=16, help="most expressions of a picture in one call (16)"
     )

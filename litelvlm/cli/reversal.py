@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="cpu", help="cpu, cuda, ... (default cpu)")
     add_data(parser)
     parser.add_argument("--forms", nargs="+", help="phrase, question, templates (default all)")
-    parser.add_argument("--view", help="what CLIP sees: crop or letterbox (default: the model's)")
+    parser.add_argument(
+        "--view", help="what CLIP sees: crop, letterbox or whole (default: the model's)"
+    )
     parser.add_argument(
         "--out",
         type=Path,

@@ -79,7 +79,7 @@ class Plan:
         mode: "forced" (the answer stands in the prompt) or "generate".
         seeds: what is random (drawing methods, the released protocol) runs once per seed; the rest
             once.
-        view: what CLIP sees of a picture, "crop" or "letterbox"; None is the model's own.
+        view: what CLIP sees of a picture, of `geometry.VIEWS`; None is the model's own.
         batch: most expressions of a picture in one call.
         profile: "time", or "full" to measure memory and FLOPs too, at twice the time.
         limit: only the first so many pictures of each share; None takes all.

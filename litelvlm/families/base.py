@@ -136,7 +136,7 @@ class Family(ABC):
 
         Args:
             images: (H, W, 3) uint8 each, upright RGB.
-            view: "crop" or "letterbox".
+            view: of `geometry.VIEWS`.
             profiler: every stage goes through it.
 
         Returns:
