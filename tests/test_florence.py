@@ -127,7 +127,7 @@ def test_the_unpruned_answer_is_transformers_own(florence, read, theirs, picture
     result = florence.ask(read, "the red disc", max_new_tokens=12)
     assert result.text == expected.replace("<s>", "").replace("</s>", "")
     assert result.text
-    assert len(result.selection.indices) == florence.tokens_total == read.count == 9
+    assert len(result.token_map.indices) == florence.tokens_total == read.count == 9
 
 
 @pytest.mark.parametrize("positions", ["compact", "original"])
@@ -138,7 +138,7 @@ def test_a_pruned_encoder_reads_the_kept_tokens_by_a_plain_rewrite(
     model, processor = theirs
     options = {"method": "grid", "mode": "generate", "positions": positions, "max_new_tokens": 1}
     result = florence.ground(read, "a disc", 4, **options)[0]
-    kept = torch.as_tensor(result.selection.order)
+    kept = torch.as_tensor(result.token_map.order)
     inputs = processor(text=f"{TASK} a disc", images=picture, return_tensors="pt")
     image = model.get_image_features(inputs.pixel_values).pooler_output
     ids = inputs.input_ids[0, 10:]
@@ -178,7 +178,7 @@ def test_phrases_together_answer_as_alone(florence, read):
     for phrase, result in zip(phrases, together, strict=True):
         alone = florence.ground(read, phrase, 4, **options)[0]
         assert alone.text == result.text
-        np.testing.assert_array_equal(alone.selection.order, result.selection.order)
+        np.testing.assert_array_equal(alone.token_map.order, result.selection.order)
 
 
 def test_the_record_says_what_scored(florence, read):
@@ -195,7 +195,7 @@ def test_without_a_clip_only_rules_without_text_work(folder, picture):
         blind.ground(scene, "a disc", 4)
     found = blind.ground(scene, "a disc", 4, method="divprune", mode="generate")
     assert found.settings["scores"] == "tokens alone"
-    assert len(found[0].selection.indices) == 4
+    assert len(found[0].token_map.indices) == 4
 
 
 def test_a_missing_clip_is_never_replaced_in_silence(folder):

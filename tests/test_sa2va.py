@@ -258,7 +258,7 @@ def test_a_sa2va_checkpoint_answers_by_the_published_rule(loaded, picture, budge
     assert tiles == (3, 4)
     assert scene.count == (12 + 1) * 4
     result = pipe.ground(scene, "the red disc", budget, method="grid")[0]
-    kept = torch.as_tensor(result.selection.order)
+    kept = torch.as_tensor(result.token_map.order)
     assert len(kept) == (budget or scene.count)
 
     image = plain_image(parts, picture, tiles)[:, kept]
@@ -343,7 +343,7 @@ def test_a_clip_beside_it_scores_every_token_where_it_lies(loaded, picture):
     scene = pipe.encode(picture)
     found = pipe.ground(scene, ["the red disc", "a disc"], 12)
     assert found.settings["scores"] == "guide: clip"
-    assert [len(result.selection.order) for result in found] == [12, 12]
+    assert [len(result.token_map.order) for result in found] == [12, 12]
     similarity = pipe.similarity(scene, ["a disc"])
     assert similarity.shape == (1, scene.count)
     assert similarity.isfinite().all()
