@@ -8,21 +8,20 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
-import cv2
 import gradio as gr
 
 from litelvlm.config import CONTEXTS, POSITIONS, TEXTS
 from litelvlm.families.table import PRESETS
 from litelvlm.methods import METHODS
 from litelvlm.pruning import ORDERS, SPLITS
-from litelvlm.ui import api, callbacks, panels
-from litelvlm.ui.callbacks import EMPTY, NO_SNIPPET, Controls, Page
+from litelvlm.ui import api, callbacks, opening, panels
+from litelvlm.ui.callbacks import NO_SNIPPET, Controls, Page
 from litelvlm.ui.components import Budget, Choice, Picture
 from litelvlm.ui.desk import Desk
 from litelvlm.ui.examples import Example, examples
-from litelvlm.ui.limits import MAX_PHRASES, fit
-from litelvlm.ui.pictures import data_url, esc
-from litelvlm.ui.work import LEAST, budgets
+from litelvlm.ui.limits import MAX_PHRASES
+from litelvlm.ui.pictures import esc
+from litelvlm.ui.work import LEAST
 
 # Runs of a model take turns; redrawing does not wait for them.
 RUN: dict[str, Any] = {
@@ -108,28 +107,28 @@ def build(desk: Desk) -> gr.Blocks:
     total = desk.tokens()
     seconds = int(60 * settings.keep_minutes)
     shown = examples()
-    opened = _opening(desk, shown, total)
+    opened = opening.opening(desk, shown, total)
     with gr.Blocks(
         title="LiteLVLM",
         analytics_enabled=False,
         delete_cache=(max(1, min(60, seconds // 4)), max(1, seconds)),
     ) as blocks:
         session = gr.State(None, time_to_live=3600)
-        photo = _html(_part(opened, "photo"), also=["lv-hidden"])
+        photo = _html(opening.part(opened, "photo"), also=["lv-hidden"])
         played = gr.State("")
         table = _html("", elem_id="lv-play", also=["lv-hidden"])
         _html(HEAD)
         about = _html(model_line(desk, settings.models[0]), elem_id="lv-model")
-        picked = _examples(shown)
+        picked = opening.strip(shown)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300, elem_classes="lv-left"):
                 inputs, run, status = _inputs(
-                    desk, total, shown[0] if opened else None, _part(opened, "status")
+                    desk, total, shown[0] if opened else None, opening.part(opened, "status")
                 )
                 _vocabulary(desk)
             with gr.Column(scale=7, min_width=320, elem_classes="lv-right"):
                 inputs.budget.render()
-                marks = _html(_marks(total))
+                marks = _html(opening.marks(total))
                 several = opened.phrases or () if opened else ()
                 phrase = Choice(
                     [(text, number) for number, text in enumerate(several)],
@@ -142,22 +141,22 @@ def build(desk: Desk) -> gr.Blocks:
                 )
                 with gr.Tabs(elem_id="lv-tabs"):
                     with gr.Tab("Masks", id="masks"):
-                        masks = _html(_part(opened, "masks"), elem_id="lv-masks")
+                        masks = _html(opening.part(opened, "masks"), elem_id="lv-masks")
                     with gr.Tab("Tokens", id="tokens"):
-                        tokens = _html(_part(opened, "tokens"), elem_id="lv-tokens")
+                        tokens = _html(opening.part(opened, "tokens"), elem_id="lv-tokens")
                         with gr.Row(elem_classes="lv-acts"):
-                            film = _small("Make a GIF of all budgets", "lv-film")
+                            film = _small("Save as GIF", "lv-film")
                         film_link = _html("", elem_id="lv-film-link")
                     with gr.Tab("Similarity", id="similarity"):
-                        similarity = _html(_part(opened, "similarity"), elem_id="lv-sim")
+                        similarity = _html(opening.part(opened, "similarity"), elem_id="lv-sim")
                     with gr.Tab("Cost", id="cost"):
                         again = _small("Measure again", "lv-measure")
-                        cost = _html(_part(opened, "cost"), elem_id="lv-cost")
+                        cost = _html(opening.part(opened, "cost"), elem_id="lv-cost")
                     with gr.Tab("Budget curve", id="curve"):
                         with gr.Row(elem_classes="lv-acts"):
                             draw = _small("Draw the curve", "lv-sweep")
                             stop = _small("Cancel", "lv-cancel")
-                        curve = _html(_part(opened, "curve"), elem_id="lv-curve")
+                        curve = _html(opening.part(opened, "curve"), elem_id="lv-curve")
                     with gr.Tab("Use it", id="use"):
                         snippet = gr.Code(
                             (opened and opened.snippet) or NO_SNIPPET,
@@ -167,7 +166,7 @@ def build(desk: Desk) -> gr.Blocks:
                             elem_id="lv-snippet",
                         )
                         prepare = _small("Prepare downloads", "lv-prepare")
-                        downloads = _html(_part(opened, "downloads"), elem_id="lv-downloads")
+                        downloads = _html(opening.part(opened, "downloads"), elem_id="lv-downloads")
         _html(FOOT.format(minutes=f"{settings.keep_minutes:.0f}"))
 
         outputs = _Outputs(
@@ -211,7 +210,7 @@ def build(desk: Desk) -> gr.Blocks:
             asked.append(blocks.load(lambda: opened.session, None, [session], **DRAW))
         # The table of all budgets follows the answer, so that nobody waits for it.
         for event in (*asked, redrawn):
-            event.then(_play(desk), [session, phrase, played], [table, played], **DRAW)
+            event.then(opening.play(desk), [session, phrase, played], [table, played], **DRAW)
         film.click(
             lambda state, index: callbacks.animation(desk, state, index),
             [session, phrase],
@@ -266,7 +265,7 @@ def _inputs(
         format="png",
         sources=["upload", "clipboard", "webcam"],
         label="Picture",
-        height=230,
+        height=190,
         elem_id="lv-picture",
         buttons=[],
     )
@@ -289,7 +288,7 @@ def _inputs(
     budget = Budget(
         minimum=min(LEAST, total),
         maximum=total,
-        value=_first_budget(total),
+        value=opening.first_budget(total),
         step=1,
         label="Token budget",
         info=f"Image tokens that enter the language model; {total} is all of them.",
@@ -329,52 +328,10 @@ def _inputs(
     return made, run, status
 
 
-def _examples(shown: tuple[Example, ...]) -> gr.HTML | None:
-    """The strip of example pictures; a click hands over the example's number."""
-    if not shown:
-        return None
-    return gr.HTML(
-        _thumbnails(shown),
-        elem_classes=["lv-html"],
-        elem_id="lv-examples",
-        js_on_load="element.addEventListener('click', (event) => {"
-        "const b = event.target.closest('[data-lv-example]');"
-        "if (b) trigger('click', {index: Number(b.dataset.lvExample)});});",
-    )
-
-
 def _option(label: str, info: str, names: tuple[str, ...]) -> gr.Dropdown:
     return gr.Dropdown(
         [_DEFAULT, *((name, name) for name in names)], value="", label=label, info=info
     )
-
-
-def _marks(total: int) -> str:
-    buttons = "".join(
-        f'<button type="button" data-lv-budget="{mark}">{mark}</button>' for mark in budgets(total)
-    )
-    return f'<div class="lv-marks" role="group" aria-label="Common budgets">{buttons}</div>'
-
-
-def _first_budget(total: int) -> int:
-    return 192 if total >= 288 else max(1, total // 3)
-
-
-def _thumbnails(shown: tuple[Example, ...]) -> str:
-    buttons = []
-    for number, example in enumerate(shown):
-        small = fit(example.pixels(), 240)
-        done, data = cv2.imencode(
-            ".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82]
-        )
-        url = data_url(data.tobytes(), "image/jpeg") if done else ""
-        words = ", ".join(example.phrases)
-        buttons.append(
-            f'<button type="button" data-lv-example="{number}" title="Run: {esc(words)}">'
-            f'<img src="{url}" alt="{esc(example.note or "Example picture")}"/>'
-            f"<span>{esc(words)}</span></button>"
-        )
-    return f'<div class="lv-examples">{"".join(buttons)}</div>'
 
 
 # ------------------------------------------------------------------------------- callbacks, tied
@@ -403,31 +360,6 @@ def _pick(desk: Desk, shown: tuple[Example, ...]) -> Callable[..., tuple[Any, ..
     return pick
 
 
-def _opening(desk: Desk, shown: tuple[Example, ...], total: int) -> Page | None:
-    """The first example, answered before anyone asks."""
-    if not shown:
-        return None
-    first = shown[0]
-    model = first.model if first.model in desk.models.names else desk.models.names[0]
-    given = Controls(model, str(first.path), "\n".join(first.phrases), _first_budget(total))
-    return callbacks.opening(desk, given)
-
-
-def _part(opened: Page | None, name: str) -> str:
-    """What a part shows when the page opens."""
-    if opened is not None and getattr(opened, name) is not None:
-        return str(getattr(opened, name))
-    return panels.empty(EMPTY[name]) if name in EMPTY else ""
-
-
-def _play(desk: Desk) -> Callable[..., tuple[Any, Any]]:
-    def play(state: Any, index: Any, shown: Any) -> tuple[Any, Any]:
-        found = callbacks.play(desk, state, index, shown)
-        return (gr.skip(), gr.skip()) if found is None else found
-
-    return play
-
-
 def _cancelled() -> str:
     """The notice in place of a curve that was stopped, once what was under way has arrived."""
     time.sleep(0.5)
@@ -445,8 +377,8 @@ def _stream(work: Callable[..., Iterator[Page]]) -> Callable[..., Iterator[str]]
 
 def _choose_model(desk: Desk, name: Any) -> tuple[str, Any, str]:
     total = desk.tokens(str(name))
-    slider = gr.update(maximum=total, minimum=min(LEAST, total), value=_first_budget(total))
-    return model_line(desk, str(name)), slider, _marks(total)
+    slider = gr.update(maximum=total, minimum=min(LEAST, total), value=opening.first_budget(total))
+    return model_line(desk, str(name)), slider, opening.marks(total)
 
 
 # ------------------------------------------------------------------------------------------- texts
