@@ -26,6 +26,7 @@ def asked(pipe):
 
 
 def ready(page):  # noqa: F811
+    page.wait_for_selector("#lv-play [data-lv-play]", state="attached")
     tab(page, "Tokens")
     page.wait_for_selector("#lv-tokens .lv-canvas[data-lv-ready]")
     return page.locator("#lv-tokens .lv-canvas")

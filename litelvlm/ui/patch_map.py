@@ -351,7 +351,7 @@ SCRIPT = r"""
     if (value >= data.budgets[0]) { live = value; draw(); }
   });
   addEventListener('resize', draw);
-  let seen = null, drawn = null;
+  let seen = null, drawn = [];
   const take = async (element) => {
     const record = JSON.parse(element.dataset.lvPlay);
     const packed = Uint8Array.from(atob(record.table), (letter) => letter.charCodeAt(0));
@@ -362,16 +362,23 @@ SCRIPT = r"""
     const c = canvas();
     if (c) { c.dataset.lvReady = '1'; draw(); }
   };
+  // Gradio patches what it drew before, so what counts is the content, not the element.
   new MutationObserver(() => {
     const element = $('#lv-play [data-lv-play]');
-    if (element && element !== seen) { seen = element; take(element); }
-    const c = $('#lv-tokens .lv-canvas');
-    if (c && c !== drawn) {
-      drawn = c;
+    if (element && element.dataset.lvPlay !== seen) {
+      seen = element.dataset.lvPlay;
+      take(element);
+    }
+    const c = $('#lv-tokens .lv-canvas'), sign = c && c.dataset.lvKey + c.dataset.lvBudgetNow;
+    if (c && (c !== drawn[0] || sign !== drawn[1])) {
+      drawn = [c, sign];
       stop();
       live = null;  // the answer for the budget of the slider has come
       if (canvas()) { c.dataset.lvReady = '1'; draw(); }
     }
-  }).observe(document, {childList: true, subtree: true});
+  }).observe(document, {
+    childList: true, subtree: true, attributes: true,
+    attributeFilter: ['data-lv-play', 'data-lv-key', 'data-lv-budget-now'],
+  });
 })();
 """
