@@ -70,7 +70,7 @@ def build_inputs(
         format="png",
         sources=["upload", "clipboard", "webcam"],
         label="Picture",
-        height=230,
+        height=190,
         elem_id="lv-picture",
         buttons=[],
     )

@@ -12,8 +12,8 @@ import gradio as gr
 
 from litelvlm.families.table import PRESETS
 from litelvlm.methods import METHODS
-from litelvlm.ui import api, callbacks, panels
-from litelvlm.ui.callbacks import EMPTY, NO_SNIPPET, Controls, Page
+from litelvlm.ui import api, callbacks, opening, panels
+from litelvlm.ui.callbacks import NO_SNIPPET, Controls, Page
 from litelvlm.ui.components import Choice
 from litelvlm.ui.desk import Desk
 from litelvlm.ui.examples import Example, examples
@@ -86,14 +86,14 @@ def build(desk: Desk) -> gr.Blocks:
     total = desk.tokens()
     seconds = int(60 * settings.keep_minutes)
     shown = examples()
-    opened = _opening(desk, shown, total)
+    opened = opening.opening(desk, shown, total)
     with gr.Blocks(
         title="LiteLVLM",
         analytics_enabled=False,
         delete_cache=(max(1, min(60, seconds // 4)), max(1, seconds)),
     ) as blocks:
         session = gr.State(None, time_to_live=3600)
-        photo = html_part(_part(opened, "photo"), also=["lv-hidden"])
+        photo = html_part(opening.part(opened, "photo"), also=["lv-hidden"])
         played = gr.State("")
         table = html_part("", elem_id="lv-play", also=["lv-hidden"])
         stale = html_part("", also=["lv-hidden"])
@@ -103,7 +103,9 @@ def build(desk: Desk) -> gr.Blocks:
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300, elem_classes="lv-left"):
                 first = shown[0] if opened else None
-                inputs, run, status = build_inputs(desk, total, first, _part(opened, "status"))
+                inputs, run, status = build_inputs(
+                    desk, total, first, opening.part(opened, "status")
+                )
                 _vocabulary(desk)
             with gr.Column(scale=7, min_width=320, elem_classes="lv-right"):
                 inputs.budget.render()
@@ -120,24 +122,24 @@ def build(desk: Desk) -> gr.Blocks:
                 )
                 with gr.Tabs(elem_id="lv-tabs"):
                     with gr.Tab("Masks", id="masks"):
-                        masks = html_part(_part(opened, "masks"), elem_id="lv-masks")
+                        masks = html_part(opening.part(opened, "masks"), elem_id="lv-masks")
                     with gr.Tab("Tokens", id="tokens"):
-                        tokens = html_part(_part(opened, "tokens"), elem_id="lv-tokens")
+                        tokens = html_part(opening.part(opened, "tokens"), elem_id="lv-tokens")
                         with gr.Row(elem_classes="lv-acts"):
-                            film = small_button("Make a GIF of all budgets", "lv-film")
+                            film = small_button("Save as GIF", "lv-film")
                         film_link = html_part("", elem_id="lv-film-link")
                     with gr.Tab("Similarity", id="similarity"):
-                        similarity = html_part(_part(opened, "similarity"), elem_id="lv-sim")
+                        similarity = html_part(opening.part(opened, "similarity"), elem_id="lv-sim")
                     with gr.Tab("Cost", id="cost") as cost_tab:
                         again = small_button("Measure again", "lv-measure")
-                        cost = html_part(_part(opened, "cost"), elem_id="lv-cost")
+                        cost = html_part(opening.part(opened, "cost"), elem_id="lv-cost")
                     with gr.Tab("Budget curve", id="curve"):
                         with gr.Row(elem_classes="lv-acts"):
                             draw = small_button("Draw the curve", "lv-sweep")
                             stop = small_button("Cancel", "lv-cancel")
-                        curve = html_part(_part(opened, "curve"), elem_id="lv-curve")
+                        curve = html_part(opening.part(opened, "curve"), elem_id="lv-curve")
                     with gr.Tab("Use it", id="use"):
-                        link = html_part(_part(opened, "link"))
+                        link = html_part(opening.part(opened, "link"))
                         codes: tuple[tuple[str, Any, str], ...] = (
                             ("snippet", "python", "Python"),
                             ("command", "shell", "Command line"),
@@ -154,7 +156,9 @@ def build(desk: Desk) -> gr.Blocks:
                             for name, language, label in codes
                         )
                         prepare = small_button("Prepare downloads", "lv-prepare")
-                        downloads = html_part(_part(opened, "downloads"), elem_id="lv-downloads")
+                        downloads = html_part(
+                            opening.part(opened, "downloads"), elem_id="lv-downloads"
+                        )
         html_part(FOOT.format(minutes=f"{settings.keep_minutes:.0f}"))
 
         outputs = _Outputs(
@@ -204,7 +208,7 @@ def build(desk: Desk) -> gr.Blocks:
         )
         # The table of all budgets follows the answer, so that nobody waits for it.
         for event in (*asked, redrawn):
-            event.then(_play(desk), [session, phrase, played], [table, played], **DRAW)
+            event.then(opening.play(desk), [session, phrase, played], [table, played], **DRAW)
         film.click(
             lambda state, index: callbacks.animation(desk, state, index),
             [session, phrase],
@@ -307,31 +311,6 @@ def _open(
         return (asked.example.pixels(), text, budget, method, *_updates(page))
 
     return opened
-
-
-def _opening(desk: Desk, shown: tuple[Example, ...], total: int) -> Page | None:
-    """The first example, answered before anyone asks."""
-    if not shown:
-        return None
-    first = shown[0]
-    model = first.model if first.model in desk.models.names else desk.models.names[0]
-    given = Controls(model, str(first.path), "\n".join(first.phrases), first_budget(total))
-    return callbacks.opening(desk, given)
-
-
-def _part(opened: Page | None, name: str) -> str:
-    """What a part shows when the page opens."""
-    if opened is not None and getattr(opened, name) is not None:
-        return str(getattr(opened, name))
-    return panels.empty(EMPTY[name]) if name in EMPTY else ""
-
-
-def _play(desk: Desk) -> Callable[..., tuple[Any, Any]]:
-    def play(state: Any, index: Any, shown: Any) -> tuple[Any, Any]:
-        found = callbacks.play(desk, state, index, shown)
-        return (gr.skip(), gr.skip()) if found is None else found
-
-    return play
 
 
 def _cancelled() -> str:

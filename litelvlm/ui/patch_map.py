@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from litelvlm.pipeline import Pipeline
     from litelvlm.result import TokenMap
 
-COARSE = 16  # step between budgets for rules that read more than two scores
-GIF_SIDE = 480  # longest side, pixels
+QUICK = frozenset({"similarity", "context", "last"})  # what rules read that only rank scores
+COARSE = 16  # step between budgets for all other rules
+GIF_SIDE = 400  # longest side, pixels
 _WHY = {
     0: "dropped: other patches rank before it",
     Reason.SIMILARITY + 1: "kept: among the least similar to the phrase",
@@ -79,7 +80,7 @@ def play(pipe: Pipeline, given: Answer, index: int) -> Play | None:
         words = pipe.text_embeddings(asked.phrases, asked.text or pipe.family.defaults.text)
         words = words[None] if asked.joint else words[:, None]
     view = pipe.family.view(scene, rule.needs, words, rows)
-    step = 1 if rule.needs <= {"similarity", "context"} else COARSE
+    step = 1 if rule.needs <= QUICK else COARSE
     steps = {*range(min(LEAST, scene.count), scene.count, step), *budgets(scene.count)[:-1]}
     place = (0, index) if asked.joint else (index, 0)
     maps = [
@@ -159,7 +160,7 @@ def gif(played: Play, given: Answer) -> bytes:
         draw = ImageDraw.Draw(frame)
         draw.rectangle((0, 0, 116, 20), fill=(13, 17, 27))
         draw.text((6, 5), f"{played.budgets[place]} of {total} tokens", fill=(255, 255, 255))
-        frames.append(frame.quantize(128, dither=Image.Dither.NONE))
+        frames.append(frame.quantize(64, dither=Image.Dither.NONE))
     stream = io.BytesIO()
     there_and_back = frames + frames[-2:0:-1]
     there_and_back[0].save(
@@ -257,7 +258,7 @@ SCRIPT = r"""
       parts.push(`Context ${data.context[p]}, rank ${data.contextRank[p]} of ${n}, highest first`);
     }
     const first = data.entry[p] === data.budgets[0] ? ' or fewer' : enters;
-    parts.push(`With ${now(c)} tokens ${data.why[code(p, now(c))]}`);
+    parts.push(`With ${data.budgets[row(now(c))]} tokens ${data.why[code(p, now(c))]}`);
     parts.push(`Enters at ${data.entry[p]} tokens${first}`);
     return parts;
   };
@@ -278,6 +279,10 @@ SCRIPT = r"""
       });
       return block;
     }));
+  };
+  const inside = (p) => {  // not wholly in the padding
+    const [x0, y0, x1, y1] = data.boxes[p];
+    return x1 > 0 && x0 < 1 && y1 > 0 && y0 < 1;
   };
   const under = (event, c) => {
     const r = c.getBoundingClientRect();
@@ -324,13 +329,16 @@ SCRIPT = r"""
       if (timer) { stop(); live = null; draw(); } else start();
     }
   });
-  on('focusin', (event) => { if (mine(event) && at === null) choose(0); });
+  on('focusin', (event) => {
+    if (mine(event) && at === null) choose(data.boxes.findIndex((_, p) => inside(p)));
+  });
   on('keydown', (event) => {
     const c = mine(event);
     if (!c) return;
     const columns = data.grid[1], n = data.boxes.length;
     const step = {ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns}[event.key];
-    if (step) choose((at ?? 0) + step >= 0 && (at ?? 0) + step < n ? (at ?? 0) + step : at);
+    const to = at + step;
+    if (step) { if (to >= 0 && to < n && inside(to)) choose(to); }
     else if (event.key === 'Enter') hold();
     else if (event.key === 'Escape') { held = null; draw(); }
     else return;
@@ -343,7 +351,7 @@ SCRIPT = r"""
     if (value >= data.budgets[0]) { live = value; draw(); }
   });
   addEventListener('resize', draw);
-  let seen = null, drawn = null;
+  let seen = null, drawn = [];
   const take = async (element) => {
     const record = JSON.parse(element.dataset.lvPlay);
     const packed = Uint8Array.from(atob(record.table), (letter) => letter.charCodeAt(0));
@@ -354,16 +362,23 @@ SCRIPT = r"""
     const c = canvas();
     if (c) { c.dataset.lvReady = '1'; draw(); }
   };
+  // Gradio patches what it drew before, so what counts is the content, not the element.
   new MutationObserver(() => {
     const element = $('#lv-play [data-lv-play]');
-    if (element && element !== seen) { seen = element; take(element); }
-    const c = $('#lv-tokens .lv-canvas');
-    if (c && c !== drawn) {
-      drawn = c;
+    if (element && element.dataset.lvPlay !== seen) {
+      seen = element.dataset.lvPlay;
+      take(element);
+    }
+    const c = $('#lv-tokens .lv-canvas'), sign = c && c.dataset.lvKey + c.dataset.lvBudgetNow;
+    if (c && (c !== drawn[0] || sign !== drawn[1])) {
+      drawn = [c, sign];
       stop();
       live = null;  // the answer for the budget of the slider has come
       if (canvas()) { c.dataset.lvReady = '1'; draw(); }
     }
-  }).observe(document, {childList: true, subtree: true});
+  }).observe(document, {
+    childList: true, subtree: true, attributes: true,
+    attributeFilter: ['data-lv-play', 'data-lv-key', 'data-lv-budget-now'],
+  });
 })();
 """

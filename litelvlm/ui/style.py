@@ -61,7 +61,7 @@ CSS = """
 .lv-html .html-container{padding:0!important}
 .lv-head{padding:20px 0 0}
 .lv-head h1{font-size:27px;font-weight:680;letter-spacing:-.02em;margin:0 0 4px;line-height:1.15}
-.lv-head p{margin:0;color:var(--lv-soft);font-size:15px;max-width:74ch;line-height:1.5}
+.lv-head p{margin:0;color:var(--lv-soft);font-size:15px;max-width:110ch;line-height:1.5}
 .lv-model{font-size:13px!important;color:var(--lv-soft)}
 .lv-model b{color:var(--lv-text);font-weight:600}
 .lv-left,.lv-right{gap:12px!important}
