@@ -42,6 +42,7 @@ def write_parquet(pictures: Iterable[list[Row]], path: Path) -> None:
             "rle_counts": text,
             "unknown_words": pa.list_(text),
             "confidence": pa.float64(),
+            "verdict": text,
             "tokens_kept": whole,
             "tokens_total": whole,
             "model": text,
@@ -95,6 +96,7 @@ def write_coco(pictures: Any, path: Path) -> None:
                     "segmentation": row["rle"],
                     "area": row["area"],
                     "bbox": row["box"],
+                    "score": row["confidence"],
                     "iscrowd": 0,
                 }
 

@@ -84,9 +84,10 @@ def annotate(
     Returns:
         Per task its rows, one a phrase in order. Keys: id, number (of the phrase, from 0), phrase,
         width, height, found, area (pixels), box ([x, y, width, height], None where nothing was
-        found), rle ({"size": [H, W], "counts": str}), unknown_words, confidence (None: not
-        measured), tokens_kept, tokens_total, model, error (None, or a sentence; then what is not
-        known is None).
+        found), rle ({"size": [H, W], "counts": str}), unknown_words, confidence (the model's own
+        estimate of the mask's IoU, about 0..1; None without a mask), verdict ("found", "unsure" or
+        "not found"; None for a model without a calibration), tokens_kept, tokens_total, model,
+        error (None, or a sentence; then what is not known is None).
     """
     rows: list[list[Row]] = []
     wanted: list[tuple[int, int]] = []  # (task, phrase) still to be answered
@@ -132,6 +133,7 @@ def _row(task: Task, number: int) -> Row:
         "rle": None,
         "unknown_words": None,
         "confidence": None,
+        "verdict": None,
         "tokens_kept": None,
         "tokens_total": None,
         "model": None,
@@ -186,7 +188,7 @@ def _answers(
 
 
 def _measured(result: GroundingResult) -> Row:
-    """Area, box and run-length code of a mask."""
+    """What a result says, as plain data."""
     from pycocotools import mask as coco
 
     rle = result.mask_rle
@@ -197,6 +199,8 @@ def _measured(result: GroundingResult) -> Row:
         "box": box,
         "rle": rle,
         "unknown_words": list(result.unknown_words),
+        "confidence": result.quality,
+        "verdict": result.verdict,
     }
 
 

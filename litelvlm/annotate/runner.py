@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,7 +53,7 @@ class Summary:
     Attributes:
         pictures, phrases: answered, those with errors included.
         found: phrases with a mask that is not empty.
-        errors: phrases that failed, by what was told (names and numbers left out).
+        errors: phrases that failed, by `kind_of` what was told.
     """
 
     pictures: int = 0
@@ -79,6 +80,6 @@ class Summary:
 
 
 def kind_of(error: str) -> str:
-    """What is wrong, without what it is wrong with: the text after the last name and colon."""
-    told = error.rpartition(": ")[2]
-    return "".join("#" if c.isdigit() else c for c in told)
+    """What is wrong, without what it is wrong with: file name, numbers and quoted text left out."""
+    told = re.sub(r"^(\w+://)?[^:]*[./#][^:]*: ", "", error)
+    return re.sub(r"\d+", "#", re.sub(r"'.*'", "'...'", told))

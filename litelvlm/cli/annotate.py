@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     Question(("anything",), **chosen)  # bad options are told before the model is loaded
     phrases = _phrases(args.phrases) if args.phrases else ()
     count = sum(1 for _ in read_tasks(args.source, phrases))
-    settings = {"source": args.source, "phrases": phrases, "model": args.model, **chosen}
+    settings = {"source": args.source, "phrases": phrases, **options.model(args), **chosen}
     journal = Journal(args.out, settings, args.resume)
     try:
         before = len(journal.done)
@@ -97,17 +97,9 @@ def _parts(args: argparse.Namespace, tasks: Any, chosen: dict[str, Any]) -> Any:
         if chosen["budget"] is not None:
             check_budget(chosen["budget"], pipe.tokens_total)
         return runner.run(pipe, tasks, args.batch, **chosen)
-    model = {
-        "model": args.model,
-        "device": args.device,
-        "dtype": args.dtype,
-        "random_weights": args.random_weights,
-        "revision": args.revision,
-        "tower": args.tower,
-    }
     return on_ray.run(
         tasks,
-        model,
+        options.model(args) | {"device": args.device},
         workers=args.workers,
         gpus=args.gpus_per_worker,
         batch=args.batch,

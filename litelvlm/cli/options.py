@@ -74,15 +74,13 @@ def load_model(args: argparse.Namespace) -> Any:
     at_least_one(args, "threads")
     if args.threads:
         torch.set_num_threads(args.threads)
-    return litelvlm.load(
-        args.model,
-        device=args.device,
-        dtype=args.dtype,
-        bits=args.bits,
-        random_weights=args.random_weights,
-        revision=args.revision,
-        tower=args.tower,
-    )
+    return litelvlm.load(**model(args), device=args.device)
+
+
+def model(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_model` that answers depend on, as keyword arguments of `load`."""
+    names = ("model", "revision", "random_weights", "dtype", "bits", "tower")
+    return {name: getattr(args, name) for name in names}
 
 
 def selection(args: argparse.Namespace) -> dict[str, Any]:
