@@ -194,6 +194,8 @@ def test_moving_the_slider_answers_with_the_new_budget(page, file):
     find(page, file)
     page.click("[data-lv-budget='32']")
     answered(page, "32 of 64")
+    assert page.get_attribute("[data-lv-budget='32']", "aria-pressed") == "true"
+    assert page.locator("[data-lv-budget][aria-pressed=true]").count() == 1
     assert "already encoded" in page.inner_text("#lv-state")
     assert "32 tokens" in page.inner_text("#lv-masks")
 

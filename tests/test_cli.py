@@ -9,9 +9,11 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as rle
 
 import litelvlm
 from litelvlm import cli
+from litelvlm.metrics import iou
 
 TINY = ["--model", "tiny-random", "--device", "cpu"]
 
@@ -139,6 +141,7 @@ def test_compare_prints_both_with_ratios(capsys, photo):
     assert "64 tokens" in out
     assert "16 tokens" in out
     assert out.count("x\n") >= 4
+    assert "agreement with all tokens (IoU)" in out
 
 
 def test_compare_adds_the_unpruned_run_to_the_json(capsys, photo):
@@ -149,6 +152,11 @@ def test_compare_adds_the_unpruned_run_to_the_json(capsys, photo):
     assert document["unpruned"]["tokens_kept"] == 64
     assert document["unpruned"]["results"][0]["mask_rle"]["size"] == [90, 120]
     assert document["comparison"]["stages"]["llm_prefill"]["ratio"] > 0
+    masks = [
+        rle.decode(side["results"][0]["mask_rle"]) for side in (document, document["unpruned"])
+    ]
+    agreement = document["results"][0]["agreement_with_unpruned_iou"]
+    assert agreement == pytest.approx(iou(*masks), abs=1e-4)
 
 
 def test_compare_without_a_budget_takes_a_third(capsys, photo):
@@ -162,12 +170,14 @@ def test_out_holds_masks_maps_heat_and_the_result(capsys, photo, tmp_path, pipe,
     code, _, _ = run(capsys, *command, *TINY)
     assert code == 0
     names = {path.name for path in out.iterdir()}
-    parts = {f"{i:02d}_{kind}.png" for i in (1, 2) for kind in ("mask", "tokens", "heatmap")}
+    parts = {
+        f"{i:02d}_{kind}.png" for i in (1, 2) for kind in ("mask", "overlay", "tokens", "heatmap")
+    }
     assert names == parts | {"result.json"}
     mask = np.array(Image.open(out / "01_mask.png"))
     assert ((mask == 255) == pipe(picture, "a disc", 16)[0].mask).all()
     assert set(np.unique(mask)) <= {0, 255}
-    for kind in ("tokens", "heatmap"):
+    for kind in ("overlay", "tokens", "heatmap"):
         assert Image.open(out / f"01_{kind}.png").size == (120, 90)
     assert json.loads((out / "result.json").read_text())["tokens_kept"] == 16
 

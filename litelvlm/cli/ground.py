@@ -18,6 +18,7 @@ from litelvlm.cli import options
 from litelvlm.errors import InputError
 
 if TYPE_CHECKING:
+    from litelvlm.bench import Comparison
     from litelvlm.pipeline import Pipeline
     from litelvlm.result import GroundingResults, TextResult
     from litelvlm.scene import EncodedImage
@@ -132,12 +133,17 @@ def answer(args: argparse.Namespace, **asked: Any) -> int:
     if comparison is not None:
         document["unpruned"] = _document(scene, comparison.unpruned)
         document["comparison"] = comparison.to_json()
+        for item, row in zip(_agreement(comparison), document["results"], strict=True):
+            if item is not None:
+                row["agreement_with_unpruned_iou"] = round(item, 4)
     files = _write(args.out, pipe, scene, results, document, args.text) if args.out else []
     if args.json:
         print(json.dumps(document))
         return 0
-    for item in results:
-        print(_told(item))
+    agreement = _agreement(comparison) if comparison is not None else [None] * len(results)
+    for item, score in zip(results, agreement, strict=True):
+        told = "" if score is None else f"; agreement with all tokens (IoU) {score:.2f}"
+        print(_told(item) + told)
     if comparison is not None:
         print(comparison)
     else:
@@ -147,6 +153,19 @@ def answer(args: argparse.Namespace, **asked: Any) -> int:
     if files:
         print(f"{len(files)} files in {args.out}")
     return 0
+
+
+def _agreement(comparison: Comparison) -> list[float | None]:
+    """IoU of the pruned and the unpruned mask, one a phrase; None for answers without a mask."""
+    from litelvlm.metrics import iou
+    from litelvlm.result import GroundingResult
+
+    return [
+        iou(a.mask, b.mask)
+        if isinstance(a, GroundingResult) and isinstance(b, GroundingResult)
+        else None
+        for a, b in zip(comparison.pruned, comparison.unpruned, strict=True)
+    ]
 
 
 def _document(scene: EncodedImage, results: GroundingResults) -> dict[str, Any]:
@@ -178,12 +197,12 @@ def _write(
     document: dict[str, Any],
     text: str | None,
 ) -> list[Path]:
-    """Masks (0 or 255), token maps and heat maps over the picture, and result.json."""
+    """Masks (0 or 255); overlays, token maps and heat maps over the picture; result.json."""
     import numpy as np
     from PIL import Image
 
     from litelvlm.result import GroundingResult
-    from litelvlm.viz import compose, heat_layer, token_layer
+    from litelvlm.viz import compose, heat_layer, mask_layer, token_layer
 
     form = text or pipe.family.defaults.text
     scores = pipe.similarity(scene, [item.phrase for item in results], form).cpu().numpy()
@@ -194,6 +213,8 @@ def _write(
         heat = heat_layer(scores[number - 1], frame, threshold=item.token_map.threshold)
         if isinstance(item, GroundingResult):
             files[Path(f"{stem}_mask.png")] = item.mask.astype(np.uint8) * 255
+            layer = mask_layer([item.mask], scene.image.shape[:2])
+            files[Path(f"{stem}_overlay.png")] = compose(scene.image, layer)
         files[Path(f"{stem}_tokens.png")] = compose(scene.image, token_layer(item.token_map))
         files[Path(f"{stem}_heatmap.png")] = compose(scene.image, heat)
     try:

@@ -197,6 +197,7 @@ CSS = """
 .lv-marks button{border:1px solid var(--lv-line);background:var(--lv-card);color:var(--lv-soft);
  border-radius:14px;font-size:12px;padding:2px 10px;cursor:pointer;margin:0;line-height:1.4;
  font-variant-numeric:tabular-nums;min-height:26px}
+.lv-marks button[aria-pressed=true]{border-color:var(--lv-accent);color:var(--lv-text)}
 .lv-marks button:hover{border-color:var(--lv-accent);color:var(--lv-accent)}
 .lv-examples{display:flex;gap:8px;overflow-x:auto;padding:3px 2px 5px;scrollbar-width:thin}
 .lv-examples button{flex:0 0 122px;border:1px solid var(--lv-line);background:var(--lv-card);
@@ -253,6 +254,13 @@ SCRIPT = """
       if (button.getAttribute('aria-pressed') !== on) button.setAttribute('aria-pressed', on);
     });
   };
+  const chips = () => {  // the common budget that the slider stands on
+    const range = document.querySelector('#lv-budget input[type=range]');
+    document.querySelectorAll('[data-lv-budget]').forEach((button) => {
+      const on = String(!!range && range.value === button.dataset.lvBudget);
+      if (button.getAttribute('aria-pressed') !== on) button.setAttribute('aria-pressed', on);
+    });
+  };
   const moved = () => {
     const now = performance.now(), pause = now - last;
     last = now;
@@ -264,6 +272,7 @@ SCRIPT = """
   }, true);
   document.addEventListener('input', (event) => {
     const t = event.target;
+    if (t.closest('#lv-budget')) chips();
     if (t.matches('.lv-range')) root.style.setProperty('--lv-cut', t.value + '%');
     if (t.matches('.lv-opacity-range')) root.style.setProperty('--lv-fade', t.value / 100);
   }, true);
@@ -299,6 +308,7 @@ SCRIPT = """
       if (tabs && innerWidth < 900) tabs.scrollIntoView({behavior: 'smooth'});
     }
     pressed();
+    chips();
     const cut = parseFloat(root.style.getPropertyValue('--lv-cut'));
     const fade = parseFloat(root.style.getPropertyValue('--lv-fade'));
     document.querySelectorAll('.lv-range:not([data-lv-set])').forEach((range) => {
