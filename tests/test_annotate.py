@@ -196,7 +196,7 @@ def test_killed_at_any_moment_nothing_is_lost_or_repeated(table, done, tmp_path)
     for _ in range(KILLS):
         process = context.Process(target=main, args=(command,))
         process.start()
-        wanted = before.count(b"\n") + rng.randrange(0, 1 + 2 * COUNT // KILLS)
+        wanted = before.count(b"\n") + rng.randrange(1 + COUNT // KILLS)
         while process.is_alive() and (
             not journal.exists() or journal.read_bytes().count(b"\n") < wanted
         ):
@@ -210,7 +210,8 @@ def test_killed_at_any_moment_nothing_is_lost_or_repeated(table, done, tmp_path)
         kept = journal.read_bytes().rpartition(b"\n")[0] + b"\n"
         assert kept.startswith(before)
         before = kept
-    assert kills >= KILLS // 2
+    print(f"killed {kills} times")
+    assert kills > KILLS // 2
     assert main(command) == 0
     assert journal.read_bytes().startswith(before)
     same(rows_of(tmp_path), rows_of(done))
