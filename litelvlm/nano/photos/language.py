@@ -29,6 +29,7 @@ from litelvlm.nano.train.masks import decode, mask_loss
 from litelvlm.nano.train.recipe import LanguagePlan
 from litelvlm.nano.train.tokens import PromptTokens
 
+USUAL = 0.06  # size of a weight that steps of the plain rate suit
 COMPLETE = ("coco_union", "voc_aug", "mix")  # sets in which what has no mask is mostly ground
 
 
@@ -174,6 +175,21 @@ def boxed_loss(
     return loss.mean(), iou.mean()
 
 
+def paced(module: nn.Module) -> list[dict[str, Any]]:
+    """Parameter groups whose steps are in proportion to the size of their weights.
+
+    H and image tokens have scales of their own: a plain rate destroys a projector between them.
+    """
+    return [
+        {
+            "params": [part],
+            "weight_decay": 0.0,
+            "scale": max(float(part.detach().square().mean().sqrt()), 1e-3) / USUAL,
+        }
+        for part in module.parameters()
+    ]
+
+
 def fit_projector(
     projector: nn.Module, hidden: Tensor, tokens: Tensor, steps: int = 400, rows: int = 4096
 ) -> float:
@@ -181,12 +197,12 @@ def fit_projector(
 
     Returns the share of their variance that it explains.
     """
-    learner = torch.optim.AdamW(projector.parameters(), 2e-3)
+    learner = torch.optim.AdamW(paced(projector), 2e-3)
     spread = tokens.var(0).mean()
     loss = spread
     for step in range(steps):
         for group in learner.param_groups:
-            group["lr"] = 2e-3 * (1 - step / steps)
+            group["lr"] = 2e-3 * (1 - step / steps) * group["scale"]
         rows_now = torch.randint(len(hidden), (rows,))
         loss = F.mse_loss(projector(hidden[rows_now]), tokens[rows_now].float()) / spread
         learner.zero_grad()
@@ -211,9 +227,12 @@ def train_language(
     for module in (sam, prompt):
         module.requires_grad_(True)
     sam.vision_encoder.backbone.requires_grad_(False)
-    trained = optimisers([grounder], plan.lr, plan.decay, plan.muon)
-    drawn = [p for m in (sam, prompt) for p in m.parameters() if p.requires_grad]
-    group = {"params": drawn, "weight_decay": 0.0, "scale": plan.decoder}
+    learning = [grounder.llama, grounder.seg_head, grounder.helpers]
+    trained = optimisers(learning, plan.lr, plan.decay, plan.muon)
+    for group in paced(grounder.projector):
+        trained[0].add_param_group(group)
+    drawn_parts = [p for m in (sam, prompt) for p in m.parameters() if p.requires_grad]
+    group = {"params": drawn_parts, "weight_decay": 0.0, "scale": plan.decoder}
     trained[0].add_param_group(group)
     modules = {"grounder": grounder, "sam": sam, "prompt": prompt}
     run = Run(folder, "language", modules, trained, plan.steps, plan.lr, plan.warmup)
@@ -221,12 +240,17 @@ def train_language(
         run.resume()
 
     def learn(batch: dict[str, Any]) -> Tensor:
+        for parameter in drawn_parts:
+            parameter.requires_grad_(run.step >= plan.decoder_from)
         with autocast("cpu"):
             patches, embedding = frozen_features(frozen.clip, sam, batch["maps"])
-            out = grounder.losses(frozen, patches, embedding, batch, plan)
-            boxed, out["box_giou"] = boxed_loss(frozen, embedding, batch)
-        run.track(**out, boxed=boxed)
-        return out["loss"] + boxed
+            drawn = embedding if run.step >= plan.masks_from else None
+            out = grounder.losses(frozen, patches, drawn, batch, plan)
+            if run.step >= plan.decoder_from:
+                out["boxed"], out["box_giou"] = boxed_loss(frozen, embedding, batch)
+                out["loss"] = out["loss"] + out["boxed"]
+        run.track(**out)
+        return out["loss"]
 
     def check() -> dict[str, float]:
         return probe(grounder, frozen) if probe else {}

@@ -52,14 +52,14 @@ CLEAR = 0.3  # logit by which one of PEOPLE leads the others before a person is 
 
 
 _LANGUAGE = LanguagePlan(
-    1500,
-    5e-4,
+    1480,
+    3e-4,
     (),
-    masks_from=0,
-    decoder_from=0,
-    decoder=0.6,
+    masks_from=250,
+    decoder_from=650,
+    decoder=1.0,
     masked=6,
-    warmup=60,
+    warmup=40,
     quality=1.0,
     probe_every=200,
 )
@@ -67,9 +67,9 @@ _LANGUAGE = LanguagePlan(
 
 @dataclass(frozen=True)
 class PhotoPlan:
-    """Steps of the stages, photos a step, and the least confidence in a person's other name."""
+    """Steps of the stages, photos a step, captioned ones beside them, and composites."""
 
-    clip: int = 1500
+    clip: int = 1750
     masks: int = 900
     language: LanguagePlan = _LANGUAGE
     batch: int = 8
@@ -77,7 +77,7 @@ class PhotoPlan:
     composites: int = 1400
 
 
-TINY = PhotoPlan(2, 2, replace(_LANGUAGE, steps=2), 2, 1, 2)
+TINY = PhotoPlan(2, 2, replace(_LANGUAGE, steps=2, masks_from=0, decoder_from=1), 2, 1, 2)
 
 
 @dataclass(frozen=True)
