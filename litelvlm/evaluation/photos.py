@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from litelvlm.errors import InputError
 from litelvlm.metrics import iou, reversal_auc
+from litelvlm.tables import markdown_table
 
 if TYPE_CHECKING:
     from litelvlm.pipeline import Pipeline
@@ -199,17 +200,12 @@ def photo_table(figures: dict[str, Any]) -> list[str]:
         ("reversal AUC against other things", figures["auc_things"]),
         ("phrases without an unknown word", figures["known"]),
     ]
-    lines = ["| on photographs | |", "| --- | ---: |"]
-    lines += [f"| {name} | {_told(value)} |" for name, value in rows]
-    lines += [
-        "",
-        "| called | items | right | absent names called so |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    lines += [
-        f"| {verdict} | {count} | {_told(right)} | {_told(absent)} |"
+    lines = markdown_table(("on photographs", ""), [(name, _told(value)) for name, value in rows])
+    verdicts = [
+        (verdict, count, _told(right), _told(absent))
         for verdict, (right, count, absent) in figures["called"].items()
     ]
+    lines += ["", *markdown_table(("called", "items", "right", "absent names called so"), verdicts)]
     classes = sorted(figures["class"].items(), key=lambda entry: -(entry[1][0] or 0.0))
     told = ", ".join(f"{name} {_told(value)} ({count})" for name, (value, count) in classes)
     return [*lines, "", f"gIoU by class (items): {told}."]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from litelvlm.models.backbone import WIDTHS, Backbone
-from litelvlm.nano.photos.data import SIDE, load_square
+from litelvlm.nano.photos.data import SIDE, Photo, load_square
 
 STRIDES = (8, 16, 32)
 
@@ -22,8 +22,7 @@ STRIDES = (8, 16, 32)
 class Features:
     """Reads the cache of `compute`; picklable for workers.
 
-    folder: holds `order.json` (`order`, images by row; `deep`, how many rows have all strides),
-    `scales.pt` and a table `s<stride>.i8` each.
+    folder: holds `order.json` (images by row), `scales.pt` and a table `s<stride>.i8` each.
     """
 
     folder: Path
@@ -31,8 +30,8 @@ class Features:
     @cached_property
     def rows(self) -> dict[str, int]:
         """Image -> row."""
-        facts = json.loads((self.folder / "order.json").read_text())
-        return {image: row for row, image in enumerate(facts["order"])}
+        order = json.loads((self.folder / "order.json").read_text())
+        return {image: row for row, image in enumerate(order)}
 
     @cached_property
     def scales(self) -> list[Tensor]:
@@ -65,6 +64,50 @@ def _table(folder: Path, stride: int, mode: Any, rows: int = -1) -> np.ndarray:
     return np.memmap(path, np.int8, mode, shape=(rows, side, side, width))
 
 
+def weights_of(photos: list[Photo]) -> np.ndarray:
+    """How often each photo is drawn: rare names often, sets of breadth more, of detail less."""
+    counts: dict[str, int] = {}
+    for photo in photos:
+        for name in {t.name for t in photo.things}:
+            counts[name] = counts.get(name, 0) + 1
+    breadth = {"coco_union": 1.5, "mix": 2.0, "ccp": 0.25, "car_parts": 0.25}
+    raw = [
+        breadth.get(p.source, 1.0) * max((counts[t.name] ** -0.5 for t in p.things), default=0.0)
+        for p in photos
+    ]
+    return np.array(raw) / sum(raw)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a folder of photos holds, and the cached features of it.
+
+    Attributes:
+        photos: with masks, composites among them.
+        masks: (M, LOW, LOW) uint8, shares x 255, by `Thing.row`.
+        features: of all photos.
+        captions: image -> captions.
+        labelled: image of a captioned or named photo -> names of what it shows.
+        alike: name -> names that may be true of the same patch.
+        classes: names of masks.
+        items: of val.jsonl, to measure on.
+    """
+
+    photos: list[Photo]
+    masks: np.ndarray
+    features: Features
+    captions: dict[str, list[str]]
+    labelled: dict[str, set[str]]
+    alike: dict[str, set[str]]
+    classes: list[str]
+    items: list[dict[str, Any]]
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """How often each of `photos` is drawn: see `weights_of`."""
+        return weights_of(self.photos)
+
+
 @torch.no_grad()
 def compute(
     backbone: Backbone, root: Path, deep: list[str], others: list[str], folder: Path, batch: int = 4
@@ -84,7 +127,7 @@ def compute(
             code = (value / scale).round().clamp(-127, 127).to(torch.int8).numpy()
             table[start:stop] = code[: max(0, stop - start)]
     torch.save(scales, folder / "scales.pt")
-    (folder / "order.json").write_text(json.dumps({"order": order, "deep": len(deep)}))
+    (folder / "order.json").write_text(json.dumps(order))
     return Features(folder)
 
 

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litelvlm.nano.photos.cache import Features
+from litelvlm.nano.photos.cache import Data
 from litelvlm.nano.photos.data import GRID, Photo, mirrored, phrases
-from litelvlm.nano.photos.tower import cover_of, mirror_boxes, tower, turned, weights_of
+from litelvlm.nano.photos.tower import cover_of, hidden, mirror_boxes, turned
 from litelvlm.nano.train.common import Run, autocast, optimisers, seed_everything
 from litelvlm.nano.train.frozen import Frozen
 from litelvlm.nano.train.grounder import Grounder
@@ -41,12 +41,8 @@ class PhotoBatches:
     absent: turns of a photo, at most, that ask for what is not there.
     """
 
-    photos: list[Photo]
-    masks: np.ndarray
-    features: Features
+    data: Data
     tokens: PromptTokens
-    classes: list[str]
-    alike: dict[str, set[str]]
     called: dict[int, str]
     batch: int = 2
     turns: int = 8
@@ -55,14 +51,9 @@ class PhotoBatches:
     seed: int = 3
 
     @cached_property
-    def weights(self) -> np.ndarray:
-        """How often each photo is drawn."""
-        return weights_of(self.photos)
-
-    @cached_property
     def table(self) -> dict[str, int]:
         """Class -> its number, from 1 on."""
-        return {name: number + 1 for number, name in enumerate(self.classes)}
+        return {name: number + 1 for number, name in enumerate(self.data.classes)}
 
     def __call__(self, number: int) -> dict[str, Any]:
         """`maps`, the features; the keys of `LanguageBatches`; and missing (B, E) bool."""
@@ -71,12 +62,12 @@ class PhotoBatches:
         rows: list[dict[str, Any]] = []
         names: list[str] = []
         while len(rows) < self.batch:
-            photo = self.photos[int(rng.choice(len(self.photos), p=self.weights))]
+            photo = self.data.photos[int(rng.choice(len(self.data.photos), p=self.data.weights))]
             row = self.row(photo, flip, rng)
             if row is not None:
                 names.append(photo.image)
                 rows.append(row)
-        maps = self.features(names)
+        maps = self.data.features(names)
         batch: dict[str, Any] = {key: torch.stack([r[key] for r in rows]) for key in rows[0]}
         longest = int((batch["ids"] != self.tokens.ids["pad"]).sum(-1).max())
         batch["ids"] = batch["ids"][..., :longest]
@@ -90,11 +81,11 @@ class PhotoBatches:
         if not lines:
             return None
         things = photo.things
-        cover = turned(cover_of(self.masks, [t.row for t in things]), flip)  # (T, N)
+        cover = turned(cover_of(self.data.masks, [t.row for t in things]), flip)  # (T, N)
         gone = [
             name
-            for name in rng.permutation(self.classes)[:12]
-            if not any(name in self.alike.get(t.name, ()) for t in things)
+            for name in rng.permutation(self.data.classes)[:12]
+            if not any(name in self.data.alike.get(t.name, ()) for t in things)
         ][: self.absent]
         order = spread(rng, [s.kind for s in lines])
         picked = [lines[k] for k in order][: self.turns - len(gone)]
@@ -117,7 +108,7 @@ class PhotoBatches:
         boxes = torch.tensor([t.box for t in things])
         boxes = mirror_boxes(boxes) if flip else boxes
         targets = [s.targets[0] for s in said]
-        masks = torch.from_numpy(self.masks[[things[t].row for t in targets]])
+        masks = torch.from_numpy(self.data.masks[[things[t].row for t in targets]])
         masks = masks.flip(2) if flip else masks
         none = torch.zeros(GRID * GRID)
         return {
@@ -146,20 +137,9 @@ def read_out(states: Tensor, waves: Tensor, ridge: float = 1.0) -> Tensor:
     return torch.linalg.solve(gram, states.T @ waves / len(states)).T
 
 
-@torch.no_grad()
-def seg_states(grounder: Grounder, patches: Tensor, batch: dict[str, Any]) -> Tensor:
-    """Final states that predict [SEG], (B, E, W)."""
-    _, final, _ = grounder(patches, batch["ids"])
-    b, e, n = batch["ids"].shape
-    index = final.shape[1] - e * n + torch.arange(e) * n + batch["state"]
-    return final[torch.arange(b)[:, None], index]
-
-
 def frozen_features(clip: Any, sam: Any, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
     """H (B, N, W), without gradient, and the mask branch's embedding (B, C, h, w)."""
-    with torch.no_grad():
-        hidden, _ = tower(clip.visual, clip.visual.conv1.fuse(*maps[1:]))
-    return hidden.float(), sam.vision_encoder.fuse(*maps).float()
+    return hidden(clip, *maps[1:]), sam.vision_encoder.fuse(*maps).float()
 
 
 def boxed_loss(
@@ -191,9 +171,9 @@ def paced(module: nn.Module) -> list[dict[str, Any]]:
 
 
 def fit_projector(
-    projector: nn.Module, hidden: Tensor, tokens: Tensor, steps: int = 400, rows: int = 4096
+    projector: nn.Module, states: Tensor, tokens: Tensor, steps: int = 400, rows: int = 4096
 ) -> float:
-    """Fit a projector so that H (M, W) gives the image tokens (M, V) a language model knows.
+    """Fit a projector so that H, `states` (M, W), gives the image tokens (M, V) that are known.
 
     Returns the share of their variance that it explains.
     """
@@ -203,8 +183,8 @@ def fit_projector(
     for step in range(steps):
         for group in learner.param_groups:
             group["lr"] = 2e-3 * (1 - step / steps) * group["scale"]
-        rows_now = torch.randint(len(hidden), (rows,))
-        loss = F.mse_loss(projector(hidden[rows_now]), tokens[rows_now].float()) / spread
+        rows_now = torch.randint(len(states), (rows,))
+        loss = F.mse_loss(projector(states[rows_now]), tokens[rows_now].float()) / spread
         learner.zero_grad()
         loss.backward()
         learner.step()

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from litelvlm.nano.photos.cache import Features
+from litelvlm.nano.photos.cache import Data
 from litelvlm.nano.photos.data import Photo
 from litelvlm.nano.photos.tower import mirror_boxes
 from litelvlm.nano.train.common import Run, autocast, optimisers, seed_everything
@@ -29,9 +29,7 @@ NOISE = 0.2  # of a prompt token's own deviation: [SEG] tokens never hit exactly
 class MaskBatches:
     """Makes batch `number`: features of B photos, P prompts each, and their masks."""
 
-    photos: list[Photo]
-    masks: np.ndarray
-    features: Features
+    data: Data
     batch: int = 4
     prompts: int = 6
     points: float = 0.1
@@ -41,7 +39,7 @@ class MaskBatches:
     @cached_property
     def usable(self) -> list[Photo]:
         """Photos with a thing that is large enough; edges of composites are no edges."""
-        some = [p for p in self.photos if p.source != "mix"]
+        some = [p for p in self.data.photos if p.source != "mix"]
         return [p for p in some if any(_whole(t) for t in p.things)]
 
     @cached_property
@@ -55,7 +53,7 @@ class MaskBatches:
         """eighth, sixteenth, deepest features; boxes (B, P, 4) 0..1; masks (B, P, LOW, LOW)."""
         rng = np.random.default_rng((self.seed, number))
         chosen = [self.usable[i] for i in rng.choice(len(self.usable), self.batch, p=self.weights)]
-        maps = self.features([p.image for p in chosen])
+        maps = self.data.features([p.image for p in chosen])
         rows, boxes = [], []
         for photo in chosen:
             things = [t for t in photo.things if _whole(t)]
@@ -63,14 +61,14 @@ class MaskBatches:
                 thing = things[int(rng.integers(len(things)))]
                 rows.append(thing.row)
                 boxes.append(self._prompt(thing.box, thing.row, rng))
-        masks = torch.from_numpy(self.masks[rows]).unflatten(0, (self.batch, self.prompts))
+        masks = torch.from_numpy(self.data.masks[rows]).unflatten(0, (self.batch, self.prompts))
         box = torch.tensor(np.stack(boxes), dtype=torch.float32).view(self.batch, self.prompts, 4)
         if rng.random() < 0.5:
             maps, masks, box = [m.flip(3) for m in maps], masks.flip(3), mirror_boxes(box)
         return {"maps": maps, "masks": masks, "boxes": box}
 
     def _prompt(self, box: tuple[float, ...], row: int, rng: np.random.Generator) -> np.ndarray:
-        inside = self.masks[row] > 200
+        inside = self.data.masks[row] > 200
         if rng.random() < self.points and inside.any():
             ys, xs = np.nonzero(inside)
             j = int(rng.integers(len(ys)))

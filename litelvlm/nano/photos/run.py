@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from litelvlm.config import ModelConfig
@@ -26,20 +26,20 @@ from litelvlm.errors import InputError, unknown
 from litelvlm.metrics import iou
 from litelvlm.models.bundle import GroundingModel
 from litelvlm.nano.photos import language, masks, names, tower
-from litelvlm.nano.photos.cache import Features, compute
+from litelvlm.nano.photos.cache import Data, Features, compute
 from litelvlm.nano.photos.data import (
     FOREIGN,
     LOW,
-    Photo,
     decode_mask,
     read_lines,
     store_photos,
     stored_photos,
 )
 from litelvlm.nano.photos.mix import write_composites
-from litelvlm.nano.train.common import autocast
+from litelvlm.nano.train.common import autocast, read_checkpoint
+from litelvlm.nano.train.export import write_weights
 from litelvlm.nano.train.frozen import Frozen
-from litelvlm.nano.train.grounder import Grounder
+from litelvlm.nano.train.grounder import Grounder, seg_places
 from litelvlm.nano.train.masks import PromptToken, decode
 from litelvlm.nano.train.recipe import LanguagePlan, recipe
 from litelvlm.nano.train.start import start_from_prompt
@@ -78,20 +78,6 @@ class PhotoPlan:
 
 
 TINY = PhotoPlan(2, 2, replace(_LANGUAGE, steps=2, masks_from=0, decoder_from=1), 2, 1, 2)
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a folder of photos holds, and the cached features of it."""
-
-    photos: list[Photo]
-    masks: np.ndarray
-    features: Features
-    captions: dict[str, list[str]]
-    labelled: dict[str, set[str]]
-    alike: dict[str, set[str]]
-    classes: list[str]
-    items: list[dict[str, Any]]
 
 
 def read_data(root: Path, cache: Path, backbone: Any, composites: int) -> Data:
@@ -161,23 +147,13 @@ def train(
     knew = known_tokens(model, data) if "language" in stages else None
 
     if "clip" in stages:
-        seen = tower.TowerBatches(
-            data.photos,
-            data.masks,
-            data.features,
-            data.captions,
-            data.labelled,
-            data.alike,
-            clip.context_length,
-            plan.batch,
-            plan.several,
-        )
+        seen = tower.TowerBatches(data, clip.context_length, plan.batch, plan.several)
         probe = partial(probe_tower, features=data.features, items=some)
         tower.train_tower(clip, side, seen, folder, plan.clip, resume, probe, limit=limit)
     else:
         load_stage(folder, "clip", {"clip": clip, "side": side})
     if "masks" in stages:
-        boxed = masks.MaskBatches(data.photos, data.masks, data.features)
+        boxed = masks.MaskBatches(data)
         probe = partial(probe_masks, features=data.features, items=some)
         masks.train_masks(sam, prompt, boxed, folder, plan.masks, resume, probe, limit=limit)
     else:
@@ -186,18 +162,10 @@ def train(
         module.eval().requires_grad_(False)
     frozen = Frozen(clip, sam, prompt)
     if knew is not None:
-        asked = language.PhotoBatches(
-            data.photos,
-            data.masks,
-            data.features,
-            tokens,
-            data.classes,
-            data.alike,
-            called(clip, side, data),
-            turns=plan.language.masked,
-        )
+        names_of = called(clip, side, data)
+        asked = language.PhotoBatches(data, tokens, names_of, turns=plan.language.masked)
         if not (resume and (folder / "language.pt").exists()):
-            start_language(grounder, frozen, asked, *knew, data.features)
+            start_language(grounder, frozen, asked, *knew)
         probe = partial(probe_language, features=data.features, items=some)
         language.train_language(
             grounder, frozen, asked, plan.language, folder, resume, probe, limit
@@ -226,9 +194,9 @@ def load_stage(folder: Path, stage: str, modules: dict[str, nn.Module]) -> None:
     """Load a stage's checkpoint, if there is one."""
     path = folder / f"{stage}.pt"
     if path.exists():
-        state = torch.load(path, map_location="cpu", weights_only=False)
+        trained = read_checkpoint(path)["modules"]
         for name, module in modules.items():
-            module.load_state_dict(state["modules"][name])
+            module.load_state_dict(trained[name])
 
 
 def make_grounder(
@@ -258,10 +226,8 @@ def known_tokens(model: GroundingModel, data: Data, photos: int = 300) -> tuple[
 
 def hidden_of(clip: Any, features: Features, images: list[str]) -> Tensor:
     """H (B, N, W) of images."""
-    with torch.no_grad(), autocast("cpu"):
-        return tower.tower(clip.visual, clip.visual.conv1.fuse(*features(images, (16, 32))))[
-            0
-        ].float()
+    with autocast("cpu"):
+        return tower.hidden(clip, *features(images, (16, 32)))
 
 
 def start_language(
@@ -270,7 +236,6 @@ def start_language(
     turns: language.PhotoBatches,
     images: list[str],
     tokens: Tensor,
-    features: Features,
     batches: int = 120,
 ) -> None:
     """Bring a changed dual encoder and mask branch to a language model that knew others.
@@ -279,14 +244,15 @@ def start_language(
     [SEG] head becomes the mask branch's box prompt behind a least-squares read-out of the box
     from the [SEG] state.
     """
-    hidden = torch.cat([hidden_of(frozen.clip, features, [image]) for image in images])
-    language.fit_projector(grounder.projector, hidden.flatten(0, 1), tokens.flatten(0, 1))
+    features = turns.data.features
+    known = torch.cat([hidden_of(frozen.clip, features, [image]) for image in images])
+    language.fit_projector(grounder.projector, known.flatten(0, 1), tokens.flatten(0, 1))
     states, waves = [], []
-    for number in range(min(batches, 2 * len(turns.photos))):
+    for number in range(min(batches, 2 * len(turns.data.photos))):
         batch = turns(10**6 + number)
-        with autocast("cpu"):
-            patches, _ = language.frozen_features(frozen.clip, frozen.sam, batch["maps"])
-            found = language.seg_states(grounder, patches, batch).float()
+        with torch.no_grad(), autocast("cpu"):
+            final = grounder(tower.hidden(frozen.clip, *batch["maps"][1:]), batch["ids"])[1]
+        found = final[seg_places(final, batch["ids"], batch["state"])].float()
         states.append(found[batch["real"]])
         waves.append(frozen.prompt.waves(batch["frame_box"])[batch["real"]])
     compass: Any = grounder.helpers.compass
@@ -392,15 +358,7 @@ def probe_language(
 def export(model: GroundingModel, start: Path, target: Path) -> Path:
     """Write a model folder: weights in float16, configuration and tokenizer of the start."""
     target.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, value in model.state_dict().items():
-        if value.data_ptr() in seen and value.numel():
-            continue  # tied weights are stored once
-        seen.add(value.data_ptr())
-        half = value.to(torch.float16) if value.is_floating_point() else value
-        tensors[name] = half.contiguous()
-    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    write_weights(model.state_dict(), target)
     for name in ("config.json", "tokenizer.json", "vocabulary.json"):
         if (start / name).resolve() != (target / name).resolve():
             shutil.copyfile(start / name, target / name)

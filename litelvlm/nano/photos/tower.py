@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litelvlm.nano.photos.cache import Features
-from litelvlm.nano.photos.data import GRID, Photo, mirrored, phrases
+from litelvlm.nano.photos.cache import Data
+from litelvlm.nano.photos.data import GRID, mirrored, phrases
 from litelvlm.nano.train.clip import block, text_features
 from litelvlm.nano.train.common import Run, autocast, optimisers, seed_everything
 
@@ -53,40 +53,23 @@ def tower(visual: Any, stem: Tensor) -> tuple[Tensor, Tensor]:
     return x[:, 1:], visual.ln_post(cls[:, 0]) @ visual.proj
 
 
+@torch.no_grad()
+def hidden(clip: Any, sixteenth: Tensor, deepest: Tensor) -> Tensor:
+    """H (B, N, W) float32 of cached features, without gradient."""
+    return tower(clip.visual, clip.visual.conv1.fuse(sixteenth, deepest))[0].float()
+
+
 def cover_of(masks: np.ndarray, rows: list[int]) -> Tensor:
     """(T, N) float32, share of each patch that each stored mask fills."""
     low = torch.from_numpy(masks[rows]).float() / 255
     return F.avg_pool2d(low[None], low.shape[-1] // GRID)[0].flatten(1)
 
 
-def weights_of(photos: list[Photo]) -> np.ndarray:
-    """How often each photo is drawn: rare names often, sets of breadth more, of detail less."""
-    counts: dict[str, int] = {}
-    for photo in photos:
-        for name in {t.name for t in photo.things}:
-            counts[name] = counts.get(name, 0) + 1
-    breadth = {"coco_union": 1.5, "mix": 2.0, "ccp": 0.25, "car_parts": 0.25}
-    raw = [
-        breadth.get(p.source, 1.0) * max((counts[t.name] ** -0.5 for t in p.things), default=0.0)
-        for p in photos
-    ]
-    return np.array(raw) / sum(raw)
-
-
 @dataclass(frozen=True)
 class TowerBatches:
-    """Makes batch `number`: cached features, names, phrases and what patch each is true of.
+    """Makes batch `number`: cached features, names, phrases and what patch each is true of."""
 
-    labelled: image of a captioned or named photo -> names of what it shows; alike: name -> names
-    that may be true of the same patch.
-    """
-
-    photos: list[Photo]
-    masks: np.ndarray
-    features: Features
-    captions: dict[str, list[str]]
-    labelled: dict[str, set[str]]
-    alike: dict[str, set[str]]
+    data: Data
     context: int
     batch: int = 8
     several: int = 4
@@ -95,19 +78,14 @@ class TowerBatches:
     seed: int = 1
 
     @cached_property
-    def weights(self) -> np.ndarray:
-        """How often each photo is drawn."""
-        return weights_of(self.photos)
-
-    @cached_property
     def names(self) -> list[str]:
         """All names, in order."""
-        return sorted(self.alike)
+        return sorted(self.data.alike)
 
     @cached_property
     def shown(self) -> list[str]:
         """All photos without masks, in order."""
-        return sorted(self.labelled)
+        return sorted(self.data.labelled)
 
     def __call__(self, number: int) -> dict[str, Any]:
         """B masked and C captioned photos, P names, Q phrases, T = P + Q + B + C texts.
@@ -121,14 +99,15 @@ class TowerBatches:
 
         rng = np.random.default_rng((self.seed, number))
         flip = bool(rng.random() < 0.5)
-        picks = rng.choice(len(self.photos), self.batch, p=self.weights)
-        chosen = [self.photos[i] for i in picks]
+        picks = rng.choice(len(self.data.photos), self.batch, p=self.data.weights)
+        chosen = [self.data.photos[i] for i in picks]
         said = [self.shown[i] for i in rng.integers(0, len(self.shown), self.several)]
-        sixteenth, deepest = self.features([p.image for p in chosen] + said, (16, 32))
-        covers = [turned(cover_of(self.masks, [t.row for t in p.things]), flip) for p in chosen]
+        sixteenth, deepest = self.data.features([p.image for p in chosen] + said, (16, 32))
+        alike, masks = self.data.alike, self.data.masks
+        covers = [turned(cover_of(masks, [t.row for t in p.things]), flip) for p in chosen]
 
         have = [{t.name for t in p.things} for p in chosen]
-        told = [self.labelled[image] for image in said]
+        told = [self.data.labelled[image] for image in said]
         pool = sorted(set().union(*have, *told))
         extra = [self.names[i] for i in rng.permutation(len(self.names))[: self.pool]]
         pool += [name for name in extra if name not in pool][: max(0, self.pool - len(pool))]
@@ -140,12 +119,12 @@ class TowerBatches:
             for k, name in enumerate(pool):
                 if name in rows:
                     truth[i, :, k] = covers[i][rows[name]].amax(0)
-                elif any(name in self.alike.get(h, ()) for h in have[i]):
+                elif any(name in alike.get(h, ()) for h in have[i]):
                     care[i, :, k] = 0.0
                 else:  # without a mask it may still be there, elsewhere
                     care[i, :, k] = torch.where(masked, 1.0, 0.5)
         real = torch.tensor([[name in names for name in pool] for names in told]).float()
-        unsure = [[any(n in self.alike.get(h, ()) for h in names) for n in pool] for names in told]
+        unsure = [[any(n in alike.get(h, ()) for h in names) for n in pool] for names in told]
         sure = torch.where(real > 0, 4.0, 1.0 - torch.tensor(unsure).float())
 
         owner, asked, texts = [], [], []
@@ -157,9 +136,9 @@ class TowerBatches:
                 asked.append(covers[i][list(lines[k].targets)].amax(0))
         whole = ["a photo of " + ", ".join(sorted(names)) for names in have]
         whole += [
-            str(rng.choice(self.captions[image]))
-            if image in self.captions
-            else f"a photo of a {next(iter(self.labelled[image]))}"
+            str(rng.choice(self.data.captions[image]))
+            if image in self.data.captions
+            else f"a photo of a {next(iter(self.data.labelled[image]))}"
             for image in said
         ]
         whole = [mirrored(line) if flip else line for line in whole]
@@ -211,8 +190,8 @@ def tower_losses(clip: Any, side: Side, batch: dict[str, Tensor]) -> dict[str, T
     count, pool = len(batch["truth"]), batch["truth"].shape[-1]
     seen = [F.dropout2d(batch[key], DROP) for key in ("sixteenth", "deepest")]
     stem = clip.visual.conv1.fuse(*seen)
-    hidden, pooled = tower(clip.visual, stem)
-    patches = clip.visual.ln_post(hidden) @ clip.visual.proj
+    states, pooled = tower(clip.visual, stem)
+    patches = clip.visual.ln_post(states) @ clip.visual.proj
     text = F.normalize(text_features(clip, batch["texts"]).float(), dim=-1)
     names, asked, whole = text.split(
         [pool, len(batch["owner"]), len(text) - pool - len(batch["owner"])]
@@ -243,7 +222,7 @@ def tower_losses(clip: Any, side: Side, batch: dict[str, Tensor]) -> dict[str, T
     pair = clip.logit_scale.exp().clamp(max=30) * F.normalize(pooled.float(), dim=-1) @ whole.T
     same = torch.arange(len(pair))
     out["pair"] = (F.cross_entropy(pair, same) + F.cross_entropy(pair.T, same)) * CALM
-    facts = side.box(side.norm(hidden.float()))
+    facts = side.box(side.norm(states.float()))
     place = centres()[:, :2].expand(len(facts), -1, -1)
     out["place"] = F.smooth_l1_loss(facts[..., 4:], place, beta=0.05) * 10
     if batch["on"].any():

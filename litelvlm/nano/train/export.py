@@ -60,6 +60,21 @@ def model_config(recipe: Recipe, tokens: PromptTokens, selection: SelectionConfi
     )
 
 
+def write_weights(state: dict[str, Tensor], target: Path) -> None:
+    """Write model.safetensors to a folder: float16, tied weights once; the engine ties them."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in state.items():
+        if value.data_ptr() in seen and value.numel():
+            continue
+        seen.add(value.data_ptr())
+        half = value.to(torch.float16) if value.is_floating_point() else value
+        tensors[name] = half.contiguous()
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+
+
 def export(
     recipe: Recipe, folder: Path, target: Path, selection: SelectionConfig | None = None
 ) -> Path:
@@ -67,20 +82,9 @@ def export(
 
     `folder` holds the checkpoints of all three stages; other files in `target` are left alone.
     """
-    from safetensors.torch import save_file
-
     target.mkdir(parents=True, exist_ok=True)
     tokens = PromptTokens(folder / "tokenizer.json")
-    tensors: dict[str, Tensor] = {}
-    seen: dict[int, str] = {}
-    for name, value in collect(folder).items():
-        # Tied weights are stored once; the engine ties them again.
-        if value.data_ptr() in seen and value.numel():
-            continue
-        seen[value.data_ptr()] = name
-        half = value.to(torch.float16) if value.is_floating_point() else value
-        tensors[name] = half.contiguous()
-    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    write_weights(collect(folder), target)
     config = model_config(recipe, tokens, selection or SELECTION)
     (target / "config.json").write_text(config.to_json(), encoding="utf-8")
     shutil.copyfile(folder / "tokenizer.json", target / "tokenizer.json")

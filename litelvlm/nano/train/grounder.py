@@ -65,6 +65,16 @@ def to_corners(raw: Tensor) -> Tensor:
     return torch.cat([centre - size / 2, centre + size / 2], -1)
 
 
+def seg_places(final: Tensor, ids: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (B, 1) and places (B, E) in `final` (B, P + E L, W) of what predicts each [SEG].
+
+    ids: (B, E, L) turns; state: (B, E) their places in the turns.
+    """
+    b, e, n = ids.shape
+    first = final.shape[1] - e * n + torch.arange(e, device=ids.device) * n
+    return torch.arange(b, device=ids.device)[:, None], first + state
+
+
 class Grounder(nn.Module):
     """Everything stage "language" trains, and its loss."""
 
@@ -104,10 +114,8 @@ class Grounder(nn.Module):
     def answer(self, patches: Tensor, ids: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Prompt tokens (B, E, C) and helper boxes (B, E, 4) for turns; see `PromptTokens`."""
         _, final, _ = self(patches, ids)
-        b, e, n = ids.shape
-        start = final.shape[1] - e * n
-        index = start + torch.arange(e, device=ids.device) * n + state
-        asked = final[torch.arange(b, device=ids.device)[:, None], index]
+        rows, index = seg_places(final, ids, state)
+        asked = final[rows, index]
         return self.seg_head(asked).float(), to_corners(self.helpers.box(asked).float())
 
     def attended(
@@ -167,8 +175,7 @@ class Grounder(nn.Module):
         b, e, n = ids.shape
         states, final, span = self(patches, ids)
         p = final.shape[1] - e * n
-        index = p + torch.arange(e, device=ids.device) * n + batch["state"]
-        rows = torch.arange(b, device=ids.device)[:, None]
+        rows, index = seg_places(final, ids, batch["state"])
         asked = final[rows, index]
 
         # What comes next in each turn: the answer, and which phrases are true of the picture.
