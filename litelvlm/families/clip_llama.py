@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from litelvlm.config import WORDINGS, ModelConfig
+from litelvlm.config import ModelConfig
 from litelvlm.errors import InputError, ModelError
-from litelvlm.families.base import Family
+from litelvlm.families.base import Family, Reply
 from litelvlm.families.glamm_files import stand_in_tokenizer, tiny_tokenizer
 from litelvlm.methods import InsideResult, TokenView
 from litelvlm.models.bundle import GroundingModel
@@ -34,7 +34,7 @@ from litelvlm.models.language import (
     load_tokenizer,
     wrap_tokenizer,
 )
-from litelvlm.models.prompt import PromptIds, plain
+from litelvlm.models.prompt import PromptIds
 from litelvlm.profiling import Profiler
 from litelvlm.pruning import Selection, gather_tokens, text_similarity
 from litelvlm.question import Question
@@ -152,6 +152,11 @@ class ClipLlama(Family):
     def prompts(self, question: Question) -> tuple[PromptIds, ...]:
         """The conversations that ask a question: one a phrase, or one for all of them."""
 
+    def answer(  # noqa: D102
+        self, scene: EncodedImage, question: Question, sequence: Prompted, profiler: Profiler
+    ) -> Reply:
+        return self.answers([scene], [question], [sequence], profiler)[0]
+
     def encode_tokens(self, images: Sequence[np.ndarray], view: str) -> ImageTokens:
         """The image tower over several pictures together."""
         pixels = torch.cat([self.encoder.pixels(image, view) for image in images])
@@ -160,15 +165,11 @@ class ClipLlama(Family):
     def text_embeddings(  # noqa: D102
         self, phrases: Sequence[str], form: str, question: str | None = None
     ) -> Tensor:
-        texts = [text for phrase in phrases for text in self._wordings(phrase, form, question)]
-        embeds = self.encoder.encode_text(texts)
-        return embeds.view(len(phrases), -1, embeds.shape[-1]).mean(1)
+        asked = question or self.config.prompt.question
+        return self.encoder.encode_phrases(phrases, form, asked)
 
     def text_warnings(self, phrase: str, form: str) -> tuple[str, ...]:  # noqa: D102
-        if not any(map(self.encoder.is_cut, self._wordings(phrase, form))):
-            return ()
-        limit = self.encoder.context_length
-        return (f"CLIP reads {limit} tokens; the end of this phrase does not reach its score",)
+        return self.encoder.text_warnings(phrase, form, self.config.prompt.question)
 
     def view(  # noqa: D102
         self, scene: EncodedImage, needs: frozenset[str], embeds: Tensor | None, rows: int
@@ -253,13 +254,6 @@ class ClipLlama(Family):
     def read(self, ids: Sequence[int]) -> str:
         """Token ids as text, without the end token."""
         return self.tokenizer.decode([i for i in ids if i != self.language.eos_id]).strip()
-
-    def _wordings(self, phrase: str, form: str, question: str | None = None) -> list[str]:
-        """What the text tower reads for one phrase; embeddings of several are averaged."""
-        text = plain(phrase)
-        if form == "question":
-            return [(question or self.config.prompt.question).replace("{phrase}", text)]
-        return [wording.format(text) for wording in WORDINGS[form]]
 
     def _project(self, hidden: Tensor, selection: Selection | None) -> Tensor:
         """(P, N, D) patch tokens -> (P, K, L) tokens of the language model."""

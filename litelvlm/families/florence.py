@@ -33,7 +33,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from litelvlm.config import WORDINGS, SelectionConfig
+from litelvlm.config import SelectionConfig
 from litelvlm.errors import InputError, ModelError, one_line
 from litelvlm.families.base import Answer, Capabilities, Family, Reply
 from litelvlm.geometry import PatchFrame, fill_polygons
@@ -335,15 +335,10 @@ class Florence(Family):
     ) -> Tensor:
         if self.guide is None:
             raise InputError(f"{self.name} was loaded without a CLIP: nothing reads text")
-        texts = [text for phrase in phrases for text in _wordings(phrase, form, question)]
-        embeds = self.guide.encode_text(texts)
-        return embeds.view(len(phrases), -1, embeds.shape[-1]).mean(1)
+        return self.guide.encode_phrases(phrases, form, question or QUESTION)
 
     def text_warnings(self, phrase: str, form: str) -> tuple[str, ...]:  # noqa: D102
-        if self.guide is None or not any(map(self.guide.is_cut, _wordings(phrase, form))):
-            return ()
-        limit = self.guide.context_length
-        return (f"CLIP reads {limit} tokens; the end of this phrase does not reach its score",)
+        return () if self.guide is None else self.guide.text_warnings(phrase, form, QUESTION)
 
     def view(  # noqa: D102
         self, scene: EncodedImage, needs: frozenset[str], embeds: Tensor | None, rows: int
@@ -440,11 +435,3 @@ class Florence(Family):
             polygons = [corners for one in found[TASK]["polygons"] for corners in one]
             masks.append(torch.from_numpy(fill_polygons(polygons, image_hw)))
         return masks
-
-
-def _wordings(phrase: str, form: str, question: str | None = None) -> list[str]:
-    """What CLIP reads for one phrase; embeddings of several are averaged."""
-    text = plain(phrase)
-    if form == "question":
-        return [(question or QUESTION).format(phrase=text)]
-    return [wording.format(text) for wording in WORDINGS[form]]

@@ -122,11 +122,6 @@ class Glamm(ClipLlama):
         pixels = torch.cat([self.segmenter.pixels(image) for image in images])
         return self.segmenter.encode(pixels.to(self.device))
 
-    def answer(  # noqa: D102
-        self, scene: EncodedImage, question: Question, sequence: Prompted, profiler: Profiler
-    ) -> Reply:
-        return self.answers([scene], [question], [sequence], profiler)[0]
-
     def answers(  # noqa: D102
         self,
         scenes: Sequence[EncodedImage],

@@ -245,11 +245,6 @@ class Llava(ClipLlama):
             PromptIds(start, tuple(encode(f"{after}{text} {own.assistant}:"))) for text in texts
         )
 
-    def answer(  # noqa: D102
-        self, scene: EncodedImage, question: Question, sequence: Prompted, profiler: Profiler
-    ) -> Reply:
-        return self.answers([scene], [question], [sequence], profiler)[0]
-
     def answers(  # noqa: D102
         self,
         scenes: Sequence[EncodedImage],

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from litelvlm.config import WORDINGS
 from litelvlm.errors import InputError, ModelError
 from litelvlm.geometry import clip_square
 from litelvlm.models.backbone import Backbone, PatchStem
+from litelvlm.models.prompt import plain
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,17 @@ class BlockQKV:
         query = self.query.float().unflatten(-1, (self.heads, -1)).unsqueeze(1)
         logits = (keys * query).sum(-1) / keys.shape[-1] ** 0.5
         return logits.softmax(1)[:, 1:].transpose(1, 2)
+
+
+def phrase_texts(phrase: str, form: str, question: str) -> list[str]:
+    """What the text tower reads for one phrase, in one of `config.TEXTS`.
+
+    question: with {phrase} in it, for the form "question".
+    """
+    text = plain(phrase)
+    if form == "question":
+        return [question.replace("{phrase}", text)]
+    return [wording.format(text) for wording in WORDINGS[form]]
 
 
 def build_clip(config: dict[str, Any]) -> nn.Module:
@@ -225,6 +238,19 @@ class DualEncoder(Towers):
             values=F.linear(states[:, 1:], w_v, b_v),
             heads=attention.num_heads,
         )
+
+    def encode_phrases(self, phrases: Sequence[str], form: str, question: str) -> Tensor:
+        """Phrases -> (T, E), each the mean over its texts; see `phrase_texts`."""
+        texts = [text for phrase in phrases for text in phrase_texts(phrase, form, question)]
+        embeds = self.encode_text(texts)
+        return embeds.view(len(phrases), -1, embeds.shape[-1]).mean(1)
+
+    def text_warnings(self, phrase: str, form: str, question: str) -> tuple[str, ...]:
+        """What to tell of a phrase whose texts do not fit CLIP's context."""
+        if not any(map(self.is_cut, phrase_texts(phrase, form, question))):
+            return ()
+        limit = self.context_length
+        return (f"CLIP reads {limit} tokens; the end of this phrase does not reach its score",)
 
     def is_cut(self, text: str) -> bool:
         """Whether CLIP's context is too short for a text, so that its end is not read."""
