@@ -327,7 +327,7 @@ def test_the_marks_lie_within_the_model(total):
 # --------------------------------------------------------------------------------------- use it
 def test_the_snippet_reproduces_the_masks(desk, ask, file, capsys, tmp_path, monkeypatch):
     page = callbacks.ground(desk, None, replace(ask, split="0.25", method="litelvlm"))
-    code = page.snippet.replace('"your-picture.jpg"', repr(file))
+    code = page.snippet.replace("'your-picture.jpg'", repr(file))
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(code, "snippet", "exec"), names)
@@ -341,7 +341,7 @@ def test_the_snippet_repeats_the_shrinking_of_a_large_picture(desk, ask, tmp_pat
     Image.effect_noise((2400, 1200), 60).save(large)
     page = callbacks.ground(desk, None, replace(ask, picture=str(large), phrases="noise"))
     assert "fit(read_image" in page.snippet
-    code = page.snippet.replace('"your-picture.jpg"', repr(str(large)))
+    code = page.snippet.replace("'your-picture.jpg'", repr(str(large)))
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(code, "snippet", "exec"), names)
@@ -471,7 +471,10 @@ def test_an_example_is_reproduced_by_python_and_by_the_command_line(
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(page.snippet, "snippet", "exec"), names)
-    words = shlex.split(page.command)
+    assert str(example.path) not in page.command + page.client, "no path of the server"
+    assignment, command = page.command.splitlines()
+    words = shlex.split(command.replace("$example", str(example.path)))
+    assert assignment.startswith("example=")
     assert words[0] == "litelvlm"
     assert main(words[1:]) == 0
     record = json.loads((tmp_path / "found" / "result.json").read_text())

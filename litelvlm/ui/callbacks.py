@@ -73,7 +73,10 @@ class Page:
 
 @dataclass(frozen=True)
 class Controls:
-    """What the visitor set, as it arrives: nothing is checked yet."""
+    """What the visitor set, as it arrives: nothing is checked yet.
+
+    `address` is where his browser found the page.
+    """
 
     model: Any = None
     picture: Any = None
@@ -86,6 +89,7 @@ class Controls:
     context: Any = None
     text: Any = None
     mode: Any = "forced"
+    address: str = "http://127.0.0.1:7860/"
 
 
 def check(desk: Desk, given: Controls) -> Question:
@@ -115,7 +119,7 @@ def ground(desk: Desk, session: Answer | None, given: Controls, index: Any = 0) 
         log.exception("a run failed")
         text = "This run failed on our side. Try again, or another picture or phrase."
         return failure(text, session)
-    return _filled(desk, answer, session, start, index)
+    return _filled(desk, answer, session, start, index, given.address)
 
 
 def opening(desk: Desk, given: Controls) -> Page | None:
@@ -149,10 +153,17 @@ def ground_example(
     except Exception:
         log.exception("an example failed")
         return failure("This example failed on our side.", session)
-    return _filled(desk, answer, session, start, 0)
+    return _filled(desk, answer, session, start, 0, given.address)
 
 
-def _filled(desk: Desk, answer: Answer, before: Answer | None, start: float, index: Any) -> Page:
+def client(desk: Desk, answer: Answer, address: str) -> str:
+    """The lines that ask this page, found at `address`, through its endpoints."""
+    return handout.client(answer, address, desk.settings.auth is not None)
+
+
+def _filled(
+    desk: Desk, answer: Answer, before: Answer | None, start: float, index: Any, address: str
+) -> Page:
     number = _index(answer, index)
     phrases = answer.ask.phrases
     same_photo = before is not None and before.picture.key == answer.picture.key
@@ -169,7 +180,7 @@ def _filled(desk: Desk, answer: Answer, before: Answer | None, start: float, ind
         downloads=panels.empty(EMPTY["downloads"]),
         snippet=handout.snippet(answer, *setup),
         command=handout.command(answer, *setup),
-        client=handout.client(answer),
+        client=client(desk, answer, address),
         link=handout.link(answer),
         phrases=phrases if len(phrases) > 1 else (),
     )

@@ -9,11 +9,12 @@ from urllib.parse import urlencode
 import numpy as np
 
 from litelvlm import viz
-from litelvlm.resources import asset
 from litelvlm.ui.examples import shipped
 from litelvlm.ui.limits import WORK_SIDE, enlarge_mask
 from litelvlm.ui.pictures import data_url, esc, figure_bytes, png
 from litelvlm.ui.work import Answer
+
+UPLOAD = "your-picture.jpg"  # an upload stays with the visitor, who fills in its name
 
 
 # ------------------------------------------------------------------------------------------ use it
@@ -25,7 +26,7 @@ def snippet(given: Answer, device: str | None, dtype: str | None) -> str:
     ask = given.ask
     more = "".join(f", {name}={value!r}" for name, value in ask.chosen().items())
     lines = ["import litelvlm"]
-    source = '"your-picture.jpg"'
+    source = repr(UPLOAD)
     if example := shipped(given.picture.key):
         lines += ["from litelvlm.resources import asset"]
         source = f'asset("examples", {example!r})'
@@ -46,37 +47,58 @@ def snippet(given: Answer, device: str | None, dtype: str | None) -> str:
 
 
 def command(given: Answer, device: str | None, dtype: str | None) -> str:
-    """The command line that reproduces this result."""
+    """Lines for a POSIX shell that reproduce this result; they write it to found/."""
+    example = shipped(given.picture.key)
+    path = f'asset("examples", {example!r})' if example else repr(UPLOAD)
+    code = ["from litelvlm.resources import asset"] if example else []
+    picture, lines = UPLOAD, []
+    if given.picture.shrunk:
+        picture = "smaller.png"
+        code += [
+            "from PIL import Image",
+            "from litelvlm.images import read_image",
+            "from litelvlm.ui.limits import fit",
+            f"Image.fromarray(fit(read_image({path}), {WORK_SIDE})).save({picture!r})",
+        ]
+        lines.append(shlex.join(["python", "-c", "; ".join(code)]))
+    elif example:  # wherever the package lies on the visitor's computer
+        picture = '"$example"'
+        found = shlex.join(["python", "-c", "; ".join([*code, f"print({path})"])])
+        lines.append(f'example="$({found})"')
     options = {"model": given.model, "budget": given.ask.budget, **given.ask.chosen()}
     options |= {"device": device, "dtype": dtype, "out": "found"}
-    words = ["litelvlm", "ground", _file(given), *given.ask.phrases]
-    for name, value in options.items():
-        if value is not None:
-            words += [f"--{name}", str(value)]
-    return shlex.join(words) + "\n"
+    words = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    asked = shlex.join(given.ask.phrases)
+    lines.append(f"litelvlm ground {shlex.join(words)} -- {picture} {asked}")
+    return "\n".join(lines) + "\n"
 
 
-def client(given: Answer, url: str = "http://127.0.0.1:7860/") -> str:
-    """Python lines that ask this server the same question."""
+def client(given: Answer, url: str, locked: bool) -> str:
+    """Python lines that ask this server the same question.
+
+    Args:
+        given: the answer.
+        url: of the page.
+        locked: whether the page asks for a name and a password.
+    """
     ask = given.ask
     more = {"budget": ask.budget, **ask.chosen(), "model": given.model}
-    lines = [
-        "from gradio_client import Client, handle_file",
+    example = shipped(given.picture.key)
+    lines = ["from gradio_client import Client, handle_file"]
+    lines += ["from litelvlm.resources import asset"] if example else []
+    auth = ', auth=("USER", "PASSWORD")' if locked else ""
+    path = f'str(asset("examples", {example!r}))' if example else repr(UPLOAD)
+    lines += [
         "",
-        f"client = Client({url!r})",
+        f"client = Client({url!r}{auth})",
         "overlay, record = client.predict(",
-        f"    handle_file({_file(given)!r}),",
+        f"    handle_file({path}),",
         f"    {chr(10).join(ask.phrases)!r},",
         *(f"    {name}={value!r}," for name, value in more.items() if value is not None),
         '    api_name="/ground",',
         ")",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _file(given: Answer) -> str:
-    example = shipped(given.picture.key)
-    return str(asset("examples", example)) if example else "your-picture.jpg"
 
 
 def link(given: Answer) -> str:

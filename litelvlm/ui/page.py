@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -261,9 +261,15 @@ def build(desk: Desk) -> gr.Blocks:
 
 
 # ------------------------------------------------------------------------------- callbacks, tied
+def _address(request: gr.Request) -> str:
+    """Where the visitor's browser says it found the page."""
+    place = str(request.headers.get("referer", "")).partition("?")[0].partition("#")[0]
+    return place or Controls().address
+
+
 def _find(desk: Desk, quiet: bool = False) -> Callable[..., tuple[Any, ...]]:
-    def find(state: Any, index: Any, *values: Any) -> tuple[Any, ...]:
-        given = Controls(*values)
+    def find(request: gr.Request, state: Any, index: Any, *values: Any) -> tuple[Any, ...]:
+        given = replace(Controls(*values), address=_address(request))
         if quiet and state is None and not (given.picture and given.phrases):
             return _updates(Page())  # the slider was moved before there was anything to run
         page = callbacks.ground(desk, state, given, index if quiet else 0)
@@ -275,12 +281,15 @@ def _find(desk: Desk, quiet: bool = False) -> Callable[..., tuple[Any, ...]]:
 
 
 def _pick(desk: Desk, shown: tuple[Example, ...]) -> Callable[..., tuple[Any, ...]]:
-    def pick(event: gr.EventData, state: Any, index: Any, *values: Any) -> tuple[Any, ...]:
+    def pick(
+        event: gr.EventData, request: gr.Request, state: Any, index: Any, *values: Any
+    ) -> tuple[Any, ...]:
         number = (event._data or {}).get("index")
         if not isinstance(number, int) or not 0 <= number < len(shown):
             raise gr.Error("There is no such example.", print_exception=False)
         example = shown[number]
-        page = callbacks.ground_example(desk, state, Controls(*values), example)
+        given = replace(Controls(*values), address=_address(request))
+        page = callbacks.ground_example(desk, state, given, example)
         return (example.pixels(), "\n".join(example.phrases), *_updates(page))
 
     return pick
@@ -298,13 +307,15 @@ def _open(
         text = "\n".join(asked.phrases)
         if asked.example is None:
             page = callbacks.upload_asked(asked) if asked.picture else Page()
-            if first is not None and not asked.picture:
-                page = Page(session=first.session)
+            if first is not None and first.session is not None and not asked.picture:
+                lines = callbacks.client(desk, first.session, _address(request))
+                page = Page(session=first.session, client=lines)
             return (gr.skip(), text or gr.skip(), budget, method, *_updates(page, True))
         given = Controls(
             model=asked.model if asked.model in desk.models.names else None,
             budget=asked.budget or first_budget(desk.tokens()),
             method=asked.method if asked.method in METHODS else "litelvlm",
+            address=_address(request),
         )
         page = callbacks.ground_example(desk, None, given, asked.example, asked.phrases)
         text = text or "\n".join(asked.example.phrases)
