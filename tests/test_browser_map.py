@@ -208,7 +208,7 @@ def test_every_budget_is_in_the_table(pipe, picture):
     from litelvlm.ui.settings import Settings
 
     desk = Desk(Settings(models=("tiny-random",)), lambda name: pipe)
-    for method in ("litelvlm", "most-similar", "visionzip"):
+    for method in ("litelvlm", "litelvlm+", "most-similar", "visionzip"):
         ask = Question(("the disc", "a thing"), 16, method=method)
         given = desk.answer("tiny-random", take_picture(picture), ask, None)
         played = desk.play(given, 1)

@@ -8,6 +8,7 @@ import io
 import json
 import zlib
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import cv2
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from litelvlm.pipeline import Pipeline
     from litelvlm.result import TokenMap
 
-QUICK = frozenset({"similarity", "context", "last"})  # what rules read that only rank scores
-COARSE = 16  # step between budgets for all other rules
+QUICK = frozenset({"similarity", "context", "last"})  # what rules read that may only rank scores
+COARSE = 16  # step between budgets for rules that do more
 GIF_SIDE = 400  # longest side, pixels
 _WHY = {
     0: "dropped: other patches rank before it",
@@ -80,14 +81,18 @@ def play(pipe: Pipeline, given: Answer, index: int) -> Play | None:
         words = pipe.text_embeddings(asked.phrases, asked.text or pipe.family.defaults.text)
         words = words[None] if asked.joint else words[:, None]
     view = pipe.family.view(scene, rule.needs, words, rows)
-    step = 1 if rule.needs <= QUICK else COARSE
-    steps = {*range(min(LEAST, scene.count), scene.count, step), *budgets(scene.count)[:-1]}
     place = (0, index) if asked.joint else (index, 0)
-    maps = [
-        token_map(scene.frame, select(view, replace(asked, budget=budget)), *place)
-        for budget in sorted(steps)
-    ]
-    return Play((*sorted(steps), scene.count), (*maps, token_map(scene.frame)))
+
+    def at(budget: int) -> TokenMap:
+        return token_map(scene.frame, select(view, replace(asked, budget=budget)), *place)
+
+    least = min(LEAST, scene.count)
+    maps = {n: at(n) for n in (*range(least, scene.count, COARSE), *budgets(scene.count)[:-1])}
+    ranked = [set(maps[n].indices.tolist()) for n in sorted(maps)]
+    if rule.needs <= QUICK and all(few <= more for few, more in pairwise(ranked)):
+        maps |= {n: at(n) for n in range(least, scene.count) if n not in maps}
+    maps[scene.count] = token_map(scene.frame)
+    return Play(tuple(sorted(maps)), tuple(maps[n] for n in sorted(maps)))
 
 
 def payload(played: Play, given: Answer, index: int) -> str:
@@ -249,7 +254,7 @@ SCRIPT = r"""
   };
   const lines = (p, c) => {
     const n = data.boxes.length, columns = data.grid[1];
-    const enters = data.exact || data.entry[p] === data.budgets[0] ? '' : ' or a little below';
+    const tried = data.exact ? '' : `, the first of ${data.budgets.length} budgets tried`;
     const parts = [
       `Patch ${p}, row ${Math.floor(p / columns) + 1}, column ${p % columns + 1}`,
       `Similarity ${data.similarity[p]}, rank ${data.similarityRank[p]} of ${n}, lowest first`,
@@ -257,7 +262,7 @@ SCRIPT = r"""
     if (data.context) {
       parts.push(`Context ${data.context[p]}, rank ${data.contextRank[p]} of ${n}, highest first`);
     }
-    const first = data.entry[p] === data.budgets[0] ? ' or fewer' : enters;
+    const first = data.entry[p] === data.budgets[0] ? ' or fewer' : tried;
     parts.push(`With ${data.budgets[row(now(c))]} tokens ${data.why[code(p, now(c))]}`);
     parts.push(`Enters at ${data.entry[p]} tokens${first}`);
     return parts;
