@@ -66,6 +66,7 @@ def open_page(browser, server, path="/", **options):
     page.on("pageerror", lambda error: page.faults.append(str(error)))
     page.goto(server.url + path)
     page.wait_for_selector("#lv-state .lv-status")  # the page opens on an answer
+    page.wait_for_selector("#lv-picture button[aria-label='Remove Image']")
     yield page
     context.close()
 
