@@ -383,7 +383,7 @@ def test_bad_checkpoints_are_named(tmp_path, picture):
         blind.encode(picture, view="crop")
     for change, told in (
         ({"llm_config": LLM | {"architectures": ["Phi3ForCausalLM"]}}, "Phi3ForCausalLM"),
-        ({"llm_config": None}, "Sa2VA on Qwen-VL"),
+        ({"vision_config": None}, "no vision_config"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(ModelError, match=told):

@@ -43,6 +43,7 @@ DOORS = {
         "models/language.py",
         "families/florence.py",
         "families/sa2va.py",
+        "families/sa2va_qwen.py",
         "models/sam2.py",
         "models/segmenter.py",
         "nano/train/",

@@ -10,7 +10,7 @@ beside it (`tower`) scores the tokens as for Florence-2, each at the place it sh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,18 +116,30 @@ def wrap(model: Sa2vaModel, config: Sa2vaConfig, folder: Path | None) -> Sa2va:
         last = config.language["vocab_size"] - 1
         ids = {name: last - number for number, name in enumerate(TOKENS)}
         return Sa2va(model, config, wrap_tokenizer(stand_in_tokenizer()), ids)
+    # InternLM2's tokenizer begins every text with <s>.
+    begin = {"bos": "<s>"} if config.kind == "InternLM2ForCausalLM" else {}
+    return Sa2va(model, config, *open_tokenizer(folder, TOKENS | begin))
+
+
+def open_tokenizer(folder: Path, texts: dict[str, str]) -> tuple[Any, dict[str, int]]:
+    """The tokenizer of a folder, and the ids of some special tokens.
+
+    Args:
+        folder: holds tokenizer.json, or the files of Qwen2's own tokenizer.
+        texts: of the tokens, by any name.
+
+    Raises:
+        ModelError: it cannot be read or lacks one of them.
+    """
     if not (folder / "tokenizer.json").is_file() and (folder / "merges.txt").is_file():
         tokenizer: Any = Qwen2Tokenizer.from_pretrained(folder)
     else:
         tokenizer = load_tokenizer(folder)
     known = tokenizer.get_vocab()
-    lacking = [text for text in TOKENS.values() if text not in known]
+    lacking = [text for text in texts.values() if text not in known]
     if lacking:
         raise ModelError(f"{folder}: the tokenizer lacks {', '.join(lacking)}")
-    ids = {name: known[text] for name, text in TOKENS.items()}
-    if config.kind == "InternLM2ForCausalLM":
-        ids["bos"] = known["<s>"]  # its tokenizer begins every text so
-    return Sa2va(model, config, tokenizer, ids)
+    return tokenizer, {name: known[text] for name, text in texts.items()}
 
 
 def tiles_of(image_hw: tuple[int, int], size: int) -> tuple[int, int]:
@@ -166,10 +178,17 @@ def cut_tiles(image: np.ndarray, size: int) -> tuple[Tensor, tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Seen:
-    """(1, N, L) tokens as they enter the language model, and what the CLIP says."""
+    """What the towers say about one picture.
+
+    Attributes:
+        hidden: (1, N, L), tokens as they enter the language model.
+        deep: (D, N, L), DeepStack: what they add after each of its first D layers; None for none.
+        clip: what the CLIP says; None without one.
+    """
 
     hidden: Tensor
-    clip: ImageTokens | None
+    deep: Tensor | None = None
+    clip: ImageTokens | None = None
 
 
 class Sa2va(Glamm):
@@ -182,25 +201,28 @@ class Sa2va(Glamm):
         ids: of the special tokens, keys of `TOKENS` and perhaps "bos".
     """
 
+    most = staticmethod(tokens)
+
     model: Any
     config: Any
     encoder: Any
 
     def __init__(
-        self, model: Sa2vaModel, config: Sa2vaConfig, tokenizer: Any, ids: dict[str, int]
+        self, model: nn.Module, config: Sa2vaConfig, tokenizer: Any, ids: dict[str, int]
     ) -> None:
+        parts: Any = model
         self.name = config.name
         self.model, self.config = model, config
         self.tokenizer, self.ids = tokenizer, ids
         self.defaults = config.selection
         self.wordings = ((config.prompt.question, *QUESTIONS), (config.prompt.answer, *ANSWERS))
-        self.language = LanguageModel(model.language, ids["seg"], ids["eos"], own=True)
-        self.sam = Sam2Segmenter(model.segmenter)
-        self.side, self.tokens_total = _side(config), tokens(config)
+        self.language = LanguageModel(parts.language, ids["seg"], ids["eos"], own=True)
+        self.sam = Sam2Segmenter(parts.segmenter)
+        self.tokens_total = self.most(config)
         self.encoder, self.scorer = None, "tokens alone"
         if config.clip is not None:
             statistics = {k: v for k, v in config.clip.items() if k.startswith("image_")}
-            self.encoder = DualEncoder(model.dual_encoder, **statistics)
+            self.encoder = DualEncoder(parts.dual_encoder, **statistics)
             self.scorer = f"guide: {config.guide}"
         scores = frozenset({"llm"}) | (LENT if self.encoder else frozenset())
         self.capabilities = Capabilities(scores, joint=False)
@@ -213,20 +235,21 @@ class Sa2va(Glamm):
         found = []
         for image in images:
             hw = (image.shape[0], image.shape[1])
-            hidden, tiles = profiler.run("vision", self._see, image)
-            looked = profiler.run("clip_image", self._look, image) if self.encoder else None
+            seen, frame = profiler.run("vision", self._see, image, hw)
+            if self.encoder:
+                seen = replace(seen, clip=profiler.run("clip_image", self._look, image))
             features = profiler.run("sam_image", self._encode_sam, image)
-            grid = (hidden.shape[1] // self.side, self.side)
             masks = MaskScene(features, self.sam.frame(hw))
-            frame = TiledFrame(grid, hw, view, tiles)
-            found.append(EncodedImage(image, Seen(hidden, looked), masks, frame, (), self.name))
+            found.append(EncodedImage(image, seen, masks, frame, (), self.name))
         return found
 
-    def _see(self, image: np.ndarray) -> tuple[Tensor, tuple[int, int]]:
+    def _see(self, image: np.ndarray, hw: tuple[int, int]) -> tuple[Seen, PatchFrame]:
         pixels, tiles = cut_tiles(image, self.config.vision.get("image_size", 448))
         states = self.model.vision(pixels.to(self.device, self.dtype)).last_hidden_state[:, 1:]
-        four = states.view(len(states), self.side, 2, self.side, 2, -1).transpose(2, 3).flatten(3)
-        return self.model.projector(four).flatten(0, 2)[None], tiles
+        side = _side(self.config)
+        four = states.view(len(states), side, 2, side, 2, -1).transpose(2, 3).flatten(3)
+        hidden = self.model.projector(four).flatten(0, 2)[None]
+        return Seen(hidden), TiledFrame((len(states) * side, side), hw, "whole", tiles)
 
     def _look(self, image: np.ndarray) -> ImageTokens:
         return self.encoder.encode_image(self.encoder.pixels(image, "letterbox").to(self.device))

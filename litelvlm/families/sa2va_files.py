@@ -15,11 +15,12 @@ from typing import Any
 from litelvlm.config import SelectionConfig
 from litelvlm.errors import ModelError
 from litelvlm.models.dual_encoder import DualEncoder
-from litelvlm.models.files import ModelSource, folder_beside, index, read_json
+from litelvlm.models.files import ModelSource, folder_beside, index, read_object
 from litelvlm.models.names import COMPUTED, Place, clip_config, place_clip
 from litelvlm.models.sam2 import HIERA_L, place_sam2
 
 KINDS = ("Qwen2ForCausalLM", "InternLM2ForCausalLM")
+SAM = "grounding_encoder.sam2_model."
 GUIDE = "openai/clip-vit-base-patch16"
 # Of llm_config, what transformers' configurations take.
 LANGUAGE_KEYS = (
@@ -88,7 +89,7 @@ class Sa2vaConfig:
 
 def recognises(raw: dict[str, Any]) -> bool:
     """Whether a config.json is of this family's original layout."""
-    return raw.get("model_type") == "sa2va_chat"
+    return raw.get("model_type") == "sa2va_chat" and isinstance(raw.get("llm_config"), dict)
 
 
 def open_folder(folder: Path, raw: dict[str, Any], tower: str | Path | None) -> ModelSource:
@@ -105,19 +106,13 @@ def open_folder(folder: Path, raw: dict[str, Any], tower: str | Path | None) -> 
         ModelError: naming the file and the fault.
     """
     where = folder / "config.json"
-    own, vision = raw.get("llm_config"), raw.get("vision_config")
-    if not isinstance(own, dict) or not isinstance(vision, dict):
-        raise ModelError(f"{where}: a Sa2VA on Qwen-VL, which is not read yet; take Sa2VA-4B")
+    own, vision = raw["llm_config"], raw.get("vision_config")
+    if not isinstance(vision, dict):
+        raise ModelError(f"{where}: no vision_config")
     kind = (own.get("architectures") or ["none"])[0]
     if kind not in KINDS:
         raise ModelError(f"{where}: language model is {kind}, expected {' or '.join(KINDS)}")
-    clip, parts = None, []
-    if str(tower) != "none":
-        beside = folder_beside(folder, tower or GUIDE)
-        preprocessor = beside / "preprocessor_config.json"
-        means = read_json(preprocessor) if preprocessor.is_file() else None
-        clip = clip_config(read_json(beside / "config.json"), means)
-        parts.append((beside, place_clip))
+    clip, parts = side_clip(folder, tower)
     heads = own["num_attention_heads"]
     groups = own.get("num_key_value_heads") or heads
 
@@ -139,6 +134,21 @@ def open_folder(folder: Path, raw: dict[str, Any], tower: str | Path | None) -> 
         str(tower or GUIDE),
     )
     return ModelSource(config, folder, "sa2va", entries, ignored)
+
+
+def side_clip(folder: Path, tower: str | Path | None) -> tuple[dict[str, Any] | None, list[Any]]:
+    """Arguments of `build_clip` for the CLIP that scores, and its folder for `index`.
+
+    Args:
+        folder: of the model.
+        tower: as for `open_folder`.
+    """
+    if str(tower) == "none":
+        return None, []
+    beside = folder_beside(folder, tower or GUIDE)
+    preprocessor = beside / "preprocessor_config.json"
+    means = read_object(preprocessor) if preprocessor.is_file() else None
+    return clip_config(read_object(beside / "config.json"), means), [(beside, place_clip)]
 
 
 _VISION = [
@@ -174,11 +184,8 @@ def place_sa2va(key: str, groups: int, queries: int) -> Place | tuple[Place, ...
     """
     if COMPUTED.search(key):
         return None
-    if key.startswith("grounding_encoder.sam2_model."):
-        placed = place_sam2(key.removeprefix("grounding_encoder.sam2_model."))
-        many = placed if isinstance(placed, tuple) else (placed,)
-        found = tuple(Place(f"segmenter.{at.name}", at.part) for at in many if at is not None)
-        return found or None
+    if key.startswith(SAM):
+        return place_segmenter(key)
     for theirs, ours in (
         ("vision_model.", "vision."),
         ("language_model.", "language."),
@@ -203,6 +210,13 @@ def place_sa2va(key: str, groups: int, queries: int) -> Place | tuple[Place, ...
         Place(key.replace(joined, f"{name}."), rows=(of[0], *span, of[1]))
         for name, span in shares.items()
     )
+
+
+def place_segmenter(key: str) -> tuple[Place, ...] | None:
+    """Where a tensor of SAM 2 goes; None where only video needs it."""
+    placed = place_sam2(key.removeprefix(SAM))
+    many = placed if isinstance(placed, tuple) else (placed,)
+    return tuple(Place(f"segmenter.{at.name}", at.part) for at in many if at is not None) or None
 
 
 def random_config(name: str) -> Sa2vaConfig:

@@ -15,6 +15,7 @@ FAMILIES = {
     "glamm": "litelvlm.families.glamm",
     "florence": "litelvlm.families.florence",
     "sa2va": "litelvlm.families.sa2va",
+    "sa2va-qwen": "litelvlm.families.sa2va_qwen",
 }
 
 
@@ -53,6 +54,16 @@ def _glamm(name: str, note: str, pixels: int = 336) -> Preset:
         hub=f"MBZUAI/GLaMM-{name}",
         licence="Apache-2.0",
         tower=_CLIPS[pixels],
+    )
+
+
+def _sa2va_qwen(model: str, note: str, most: str) -> Preset:
+    return Preset(
+        note=f"Sa2VA-{model}: {note}, SAM 2 Hiera-L; up to {most} image tokens",
+        family="sa2va-qwen",
+        hub=f"ByteDance/Sa2VA-{model}",
+        licence="Apache-2.0",
+        tower="openai/clip-vit-base-patch16",
     )
 
 
@@ -137,6 +148,10 @@ PRESETS: dict[str, Preset] = {
         licence="Apache-2.0",
         tower="openai/clip-vit-base-patch16",
     ),
+    "sa2va-qwen2.5-3b": _sa2va_qwen("Qwen2_5-VL-3B", "Qwen2.5-VL 3B", "2,048"),
+    "sa2va-qwen2.5-7b": _sa2va_qwen("Qwen2_5-VL-7B", "Qwen2.5-VL 7B", "2,048"),
+    "sa2va-qwen3-2b": _sa2va_qwen("Qwen3-VL-2B", "Qwen3-VL 2B with DeepStack", "1,568"),
+    "sa2va-qwen3-4b": _sa2va_qwen("Qwen3-VL-4B", "Qwen3-VL 4B with DeepStack", "1,568"),
     "tiny-random": Preset(
         note="toy size, random weights: for tests of the machinery, its masks mean nothing",
         random_only=True,
@@ -147,6 +162,7 @@ PRESETS: dict[str, Preset] = {
 SIGNS = {
     "lisa": ("model.visual_model.",),
     "glamm": ("model.grounding_encoder.", "dual_encoder.visual."),
+    "sa2va-qwen": ("model.model.visual.",),
     "sa2va": ("grounding_encoder.sam2_model.",),
     "florence": ("model.vision_tower.convs.", "florence."),
 }

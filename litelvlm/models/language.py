@@ -36,15 +36,17 @@ class Sequences:
 
     Attributes:
         embeds: (P, S, L), embedded tokens, text and image.
-        positions: (P, S) int64, rotary positions.
+        positions: (P, S) int64, rotary positions; (3, P, S) for M-RoPE.
         lengths: true length of each row.
         image_start: where the image tokens begin, the same in every row.
+        deep: (D, P, S, L) of DeepStack: added to the states after each of the first D layers.
     """
 
     embeds: Tensor
     positions: Tensor
     lengths: tuple[int, ...]
     image_start: int
+    deep: Tensor | None = None
 
 
 def join(batches: Sequence[Sequences]) -> Sequences:
@@ -53,11 +55,17 @@ def join(batches: Sequence[Sequences]) -> Sequences:
         return batches[0]
     width = max(batch.embeds.shape[1] for batch in batches)
     short = [width - batch.embeds.shape[1] for batch in batches]
+    deep = [
+        F.pad(b.deep, (0, 0, 0, n))
+        for b, n in zip(batches, short, strict=True)
+        if b.deep is not None
+    ]
     return Sequences(
         torch.cat([F.pad(b.embeds, (0, 0, 0, n)) for b, n in zip(batches, short, strict=True)]),
-        torch.cat([F.pad(b.positions, (0, n)) for b, n in zip(batches, short, strict=True)]),
+        torch.cat([F.pad(b.positions, (0, n)) for b, n in zip(batches, short, strict=True)], -2),
         tuple(length for batch in batches for length in batch.lengths),
         batches[0].image_start,
+        torch.cat(deep, 1) if deep else None,
     )
 
 
@@ -178,30 +186,31 @@ class LanguageModel:
 
     def prefill(self, sequences: Sequences) -> Tensor:
         """Run all tokens once: (P, S, L) states after the final norm. No cache is kept."""
-        states = self.llama.model(
-            inputs_embeds=sequences.embeds,
-            position_ids=sequences.positions,
-            # Without a mask, transformers takes gaps in the positions for packed sequences.
-            attention_mask=torch.ones(sequences.embeds.shape[:2], device=sequences.embeds.device),
-            use_cache=False,
-        ).last_hidden_state
+        states = self._read(sequences, use_cache=False)
         if states.shape[:2] != sequences.embeds.shape[:2]:
             raise RuntimeError(f"{sequences.embeds.shape} went in, {states.shape} came out")
         return states
 
     def start(self, sequences: Sequences) -> tuple[DynamicCache, Tensor]:
         """Prefill with a cache: the cache, and the (P, L) state that predicts the first token."""
-        embeds = sequences.embeds
         cache = DynamicCache(config=self.llama.config)
-        states = self.llama.model(
-            inputs_embeds=embeds,
+        name = cache_argument(self.llama.model)
+        states = self._read(sequences, use_cache=True, **{name: cache})
+        last = torch.tensor(sequences.lengths, device=states.device) - 1
+        return cache, states[torch.arange(len(last), device=states.device), last]
+
+    def _read(self, sequences: Sequences, **cache: Any) -> Tensor:
+        # Without a mask, transformers takes gaps in the positions for packed sequences.
+        mask = torch.ones(sequences.embeds.shape[:2], device=sequences.embeds.device)
+        if sequences.deep is not None:
+            cache["visual_pos_masks"] = mask.bool()
+            cache["deepstack_visual_embeds"] = list(sequences.deep.flatten(1, 2))
+        return self.llama.model(
+            inputs_embeds=sequences.embeds,
             position_ids=sequences.positions,
-            attention_mask=torch.ones(embeds.shape[:2], device=embeds.device),
-            use_cache=True,
-            **{cache_argument(self.llama.model): cache},
+            attention_mask=mask,
+            **cache,
         ).last_hidden_state
-        last = torch.tensor(sequences.lengths, device=embeds.device) - 1
-        return cache, states[torch.arange(len(last), device=embeds.device), last]
 
     def prune(
         self,
@@ -252,14 +261,14 @@ class LanguageModel:
         rows, width = sequences.embeds.shape[:2]
         _forget(cache, width)
         lengths = torch.tensor(sequences.lengths, device=state.device)
-        last = sequences.positions[torch.arange(rows, device=state.device), lengths - 1]
+        last = sequences.positions[..., torch.arange(rows, device=state.device), lengths - 1]
         mask = (torch.arange(width, device=state.device) < lengths[:, None]).long()
         name = cache_argument(self.llama.model)
 
         def step(embeds: Tensor, written: int) -> Tensor:
             return self.llama.model(
                 inputs_embeds=embeds,
-                position_ids=last[:, None] + written,
+                position_ids=last[..., None] + written,
                 attention_mask=torch.cat([mask, mask.new_ones(rows, written)], dim=1),
                 use_cache=True,
                 **{name: cache},

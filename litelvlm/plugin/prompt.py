@@ -66,29 +66,6 @@ def take(
     return taken
 
 
-def compact_positions(positions: Tensor, image: Tensor) -> Tensor:
-    """M-RoPE positions of kept tokens without gaps: (3, n), (n,) -> (3, n).
-
-    On each axis the values that a picture still uses are numbered consecutively, so neighbours
-    stay in order, and what follows the picture begins after its largest number. `image` is -1 on
-    text and numbers the picture elsewhere.
-    """
-    parts, base = [], 0
-    borders = (image.diff() != 0).nonzero()[:, 0] + 1
-    for group, number in zip(
-        positions.tensor_split(borders.cpu(), dim=1),
-        image.tensor_split(borders.cpu()),
-        strict=True,
-    ):
-        if number[0] < 0:
-            ranks = torch.arange(group.shape[1], device=group.device).expand(3, -1)
-        else:
-            ranks = torch.stack([axis.unique(return_inverse=True)[1] for axis in group])
-        parts.append(base + ranks)
-        base = int(parts[-1].max()) + 1
-    return torch.cat(parts, dim=1)
-
-
 def shares_of(budget: int, pieces: Sequence[Piece]) -> list[int]:
     """A picture's budget over its pieces, by their size; largest remainders first."""
     total = sum(piece.patches for piece in pieces)

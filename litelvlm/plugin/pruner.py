@@ -23,12 +23,12 @@ from torch import Tensor
 from litelvlm.errors import InputError, ModelError
 from litelvlm.images import read_image
 from litelvlm.methods import METHODS, SelectionOptions, get_method
+from litelvlm.models.mrope import compact_positions
 from litelvlm.plugin.checks import check_model, check_options, question_in, read_budgets
 from litelvlm.plugin.families import Piece, Shown
 from litelvlm.plugin.prompt import (
     close_rows,
     columns_of,
-    compact_positions,
     entries_of,
     pad_to,
     runs_of,
