@@ -1,4 +1,4 @@
-"""Methods x budgets on any data: encode every picture once, ground it in every way, keep the score.
+"""Methods x budgets on any data: encode every picture once, ask in every way, keep the score.
 
     pipe = litelvlm.load("nano")
     records = evaluate(pipe, SceneSource("val"), ["litelvlm", "random"], [192, 64])
@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
 from litelvlm.data.samples import Sample, SampleList, Source, by_picture
+from litelvlm.data.vqa import VqaItem
 from litelvlm.evaluation.plan import (
     DRAWN,
     UNPRUNED,
@@ -29,6 +30,7 @@ from litelvlm.evaluation.plan import (
     picture_seed,
     variants_of,
 )
+from litelvlm.evaluation.questions import answered
 from litelvlm.evaluation.records import Item, Key, Memory, Store, Unit, merge
 from litelvlm.evaluation.summary import summarise
 from litelvlm.metrics import overlap, reversal_auc, token_recall
@@ -58,7 +60,7 @@ def evaluate(
 
     Args:
         pipe: a loaded model.
-        samples: a source (`SceneSource`, `RefCOCO`, `Folder`) or samples.
+        samples: a source (`SceneSource`, `RefCOCO`, `Folder`, `Questions`) or samples.
         methods: names, or `name:option=value,...`; "all" stands for every method.
         budgets: image tokens kept, 1..N.
         store: where records go and what is already done; None keeps them in memory.
@@ -129,6 +131,8 @@ def _picture(
         scene = pipe.encode(samples[0].read_image(), profile=plan.profile, view=plan.view)
         targets = {}
         for sample in samples:
+            if isinstance(sample, VqaItem):
+                continue
             mask = sample.read_mask(scene.frame.image_hw)
             targets[sample.id] = mask, scene.frame.coverage(mask)
     except Exception as fault:
@@ -169,29 +173,19 @@ def _unit(
     }
     if not unpruned:
         options.update(budget=budget, method=variant.name)
-    items: list[Item] = []
+    items: list[Any] = []
     stages: dict[str, Any] = {}
     if unpruned:
         stages = {cost.stage: (cost.ms, cost.peak_bytes, cost.flops) for cost in scene.costs}
-    for start in range(0, len(samples), plan.batch):
-        part = samples[start : start + plan.batch]
-        phrases = [sample.text for sample in part]
-        results = pipe.ground(scene, phrases, **options)
+    for part in _parts(samples, plan.batch):
+        if isinstance(part[0], VqaItem):
+            options["wording"] = (part[0].wording, "")
+        results = pipe.ground(scene, [sample.text for sample in part], **options)
         _add(stages, results)
-        aucs: Sequence[float | None] = [None] * len(part)
-        if unpruned:
-            similarity = pipe.similarity(scene, phrases).cpu().numpy()
-            aucs = [
-                reversal_auc(scores, targets[sample.id][1])
-                for sample, scores in zip(part, similarity, strict=True)
-            ]
-        for sample, result, auc in zip(part, results, aucs, strict=True):
-            target, share = targets[sample.id]
-            both, either = overlap(result.mask, target)
-            recall = token_recall(result.token_map.kept(), share)
-            items.append(
-                Item(sample.id, sample.text, sample.kind, both, either, recall, auc, result.found)
-            )
+        if isinstance(part[0], VqaItem):
+            items += answered(source, part, results)
+        else:
+            items += _found(pipe, scene, part, results, targets, unpruned)
     costs = results.costs
     layers = costs.layer_tokens
     text = costs.llm_tokens - (costs.tokens_total if layers else costs.tokens_kept)
@@ -208,6 +202,36 @@ def _unit(
         kv_bytes=costs.kv_cache_bytes,
         attention_bytes=(costs.attention_bytes or 0) // len(results),
     )
+
+
+def _parts(samples: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
+    """Samples that go into one call: at most so many, questions of one wording together."""
+    for _, group in groupby(samples, key=lambda sample: getattr(sample, "wording", None)):
+        same = list(group)
+        yield from (same[start : start + most] for start in range(0, len(same), most))
+
+
+def _found(
+    pipe: Pipeline,
+    scene: EncodedImage,
+    samples: Sequence[Sample],
+    results: GroundingResults,
+    targets: dict[str, tuple[np.ndarray, np.ndarray]],
+    unpruned: bool,
+) -> Iterator[Item]:
+    """What each expression's mask is worth."""
+    aucs: Sequence[float | None] = [None] * len(samples)
+    if unpruned:
+        similarity = pipe.similarity(scene, [sample.text for sample in samples]).cpu().numpy()
+        aucs = [
+            reversal_auc(scores, targets[sample.id][1])
+            for sample, scores in zip(samples, similarity, strict=True)
+        ]
+    for sample, result, auc in zip(samples, results, aucs, strict=True):
+        target, share = targets[sample.id]
+        both, either = overlap(result.mask, target)
+        recall = token_recall(result.token_map.kept(), share)
+        yield Item(sample.id, sample.text, sample.kind, both, either, recall, auc, result.found)
 
 
 def _draw(pipe: Pipeline, samples: list[Sample], seed: int) -> tuple[list[Sample], tuple[str, str]]:

@@ -7,8 +7,10 @@ import json
 
 import pytest
 
-from litelvlm.data.vqa import LETTER, SHORT, read
+from litelvlm.data.vqa import LETTER, read
 from litelvlm.errors import InputError
+
+SHORT = "Answer the question using a single word or phrase."
 
 
 def write(path, content):
@@ -65,27 +67,27 @@ def root(tmp_path):
 def test_each_layout_is_read(root):
     (vqa,) = read("vqav2", root / "vqav2")
     assert vqa.image == root / "vqav2/val2014/COCO_val2014_000000000042.jpg"
-    assert (vqa.question, vqa.answers) == (f"What color?\n{SHORT}", ("red",) * 10)
+    assert (vqa.prompt, vqa.answers) == (f"What color?\n{SHORT}", ("red",) * 10)
     (gqa,) = read("gqa", root / "gqa")
-    assert (gqa.key, gqa.image.name, gqa.answers) == ("201307251", "n161313.jpg", ("no",))
+    assert (gqa.id, gqa.image.name, gqa.answers) == ("201307251", "n161313.jpg", ("no",))
     (text,) = read("textvqa", root / "textvqa")
     assert (text.image.name, text.answers[0], len(text.answers)) == ("003a8.jpg", "nokia", 10)
-    assert [(p.group, p.answers) for p in read("pope", root / "pope")] == [
+    assert [(p.kind, p.answers) for p in read("pope", root / "pope")] == [
         ("popular", ("no",)),
         ("random", ("yes",)),
     ]
     mme = list(read("mme", root / "mme"))
-    assert [item.group for item in mme] == ["color"] * 2 + ["posters"] * 2
-    assert mme[0].question == f"Is it red?\n{SHORT}"
+    assert [item.kind for item in mme] == ["color"] * 2 + ["posters"] * 2
+    assert mme[0].prompt == f"Is it red?\n{SHORT}"
     assert [item.answers[0] for item in mme] == ["yes", "no"] * 2
     assert mme[2].image == root / "mme/posters/images/a.png"
     (science,) = read("scienceqa", root / "scienceqa")  # the other has no picture
-    assert science.question == f"Look.\nWhich?\nA. one\nB. two\n{LETTER}"
+    assert science.prompt == f"Look.\nWhich?\nA. one\nB. two\n{LETTER}"
     assert science.answers == ("B",)
     turns = list(read("mmbench", root / "mmbench"))
     assert [turn.choices[0] for turn in turns] == ["cat", "dog", "cow"]
     assert [turn.answers[0] for turn in turns] == ["C", "B", "A"]
-    assert {turn.group for turn in turns} == {"7"}
+    assert {turn.kind for turn in turns} == {"7"}
     assert turns[0].image == b"picture"
 
 

@@ -2,6 +2,7 @@
 
     litelvlm evaluate --data scenes --split test --methods all --budgets 192 64 --out runs/test
     litelvlm evaluate --data refcoco --root data --split val testA testB --out runs/refcoco
+    litelvlm evaluate --data pope,mme --root data --model llava-1.5-7b --out runs/questions
     litelvlm evaluate --data my/samples.jsonl --methods litelvlm:order=released --out runs/my
     accelerate launch -m litelvlm evaluate ...             (one process a GPU; same scores)
     torchrun --nproc-per-node 2 -m litelvlm evaluate ...   (several processes on CPUs)
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="all: every expression on its own; released: at most 3 drawn from each picture, in "
         "one prompt, random wording (default all)",
     )
-    runs.add_argument("--mode", default="forced", help="forced or generate (default forced)")
+    runs.add_argument("--mode", help="forced or generate (default forced; generate for questions)")
     runs.add_argument("--seeds", nargs="+", default=["0"], help="of all that is random (default 0)")
     runs.add_argument(
         "--view", help="what CLIP sees: crop, letterbox or whole (default: the model's)"
@@ -84,7 +85,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "--data",
         default="scenes",
         help="scenes (built in), refcoco, refcoco+, refcocog, grefcoco (with /unc, /umd or "
-        "/google if need be), or a JSONL file or its folder (default scenes)",
+        "/google if need be), a JSONL file or its folder; or benchmarks with text answers: vqav2, "
+        "gqa, textvqa, pope, mme, scienceqa, mmbench (default scenes)",
     )
     data.add_argument(
         "--split",
@@ -92,7 +94,11 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="one or several splits (default: val; all lines of a JSONL file)",
     )
-    data.add_argument("--root", type=Path, help="folder of the RefCOCO files")
+    data.add_argument(
+        "--root",
+        type=Path,
+        help="folder of the RefCOCO files, or of a benchmark's, by name if several",
+    )
     data.add_argument("--images", type=Path, help="folder of COCO train2014, if not under --root")
     data.add_argument("--limit", type=int, help="only the first so many pictures of each split")
 
@@ -117,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         variants=variants,
         budgets=budgets or default_budgets(pipe.tokens_total),
         protocol=args.protocol,
-        mode=args.mode,
+        mode=args.mode or ("generate" if _questions(args.data) else "forced"),
         seeds=seeds,
         view=args.view,
         batch=args.batch,
@@ -147,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
     if processes.index:
         return 0
     if not total:
-        raise InputError(f"{args.data}: no expressions to evaluate")
+        raise InputError(f"{args.data}: nothing to evaluate")
     wanted = {(u[0].label, u[1], u[2]) for u in plan.units(pipe.tokens_total)}
     units = [unit for unit in store.read() if (unit.variant, unit.budget, unit.seed) in wanted]
     if len({unit.key for unit in units}) < total:
@@ -174,8 +180,15 @@ def sources_of(args: argparse.Namespace) -> Sequence[Source]:
     from litelvlm.data.folder import Folder
     from litelvlm.data.refcoco import SPLITS, RefCOCO
     from litelvlm.data.samples import SceneSource
+    from litelvlm.data.vqa import READERS, Questions
 
     splits = words(args.split or ())
+    if names := _questions(args.data):
+        if args.root is None or splits:
+            told = "has no splits" if splits else "needs --root, the folder of its files"
+            raise InputError(f"--data {args.data} {told}")
+        folders = [args.root / name if (args.root / name).is_dir() else args.root for name in names]
+        return [Questions(*pair) for pair in zip(names, folders, strict=True)]
     families = {name.partition("/")[0] for name in SPLITS}
     if args.data == "scenes":
         return [SceneSource(split) for split in splits or ["val"]]
@@ -184,9 +197,17 @@ def sources_of(args: argparse.Namespace) -> Sequence[Source]:
             raise InputError(f"--data {args.data} needs --root, the folder of its files")
         return [RefCOCO(args.root, args.data, split, args.images) for split in splits or ["val"]]
     if not Path(args.data).exists():
-        known = ", ".join(["scenes", *sorted(families)])
+        known = ", ".join(["scenes", *sorted(families), *READERS])
         raise InputError(f"--data {args.data}: neither a file nor one of {known}")
     return [Folder(Path(args.data), split) for split in splits or [""]]
+
+
+def _questions(data: str) -> list[str]:
+    """The benchmarks with text answers that --data names; empty where it names something else."""
+    from litelvlm.data.vqa import READERS
+
+    names = words([data])
+    return names if set(names) <= set(READERS) else []
 
 
 class _Processes:

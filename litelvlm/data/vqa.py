@@ -23,14 +23,18 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from litelvlm.data.samples import check_share, nothing_left
 from litelvlm.errors import InputError, unknown
+from litelvlm.images import read_image
 from litelvlm.resources import read_json
 
-SHORT = "Answer the question using a single word or phrase."
+SHORT = "{phrase}\nAnswer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
 LETTERS = "ABCDEFGHIJ"
 
@@ -40,20 +44,33 @@ class VqaItem:
     """One question about one picture.
 
     Attributes:
-        key: unique within the benchmark.
+        id: unique within the benchmark.
         image: path of the picture, or the encoded picture itself.
-        question: as asked of the model, its instruction included.
+        text: the question alone; a text tower reads it.
+        wording: what is asked of the model, with the blank {phrase} for the question.
         answers: right answers: ten of annotators, one, or one letter.
-        group: what scores are gathered by: a task, a split of POPE, a question's rotations.
+        kind: what scores are gathered by: a task, a split of POPE, a question's rotations.
         choices: texts of the lettered choices, in order.
+        picture: name of the picture; its questions share its encoding.
     """
 
-    key: str
+    id: str
     image: Path | bytes
-    question: str
+    text: str
+    wording: str
     answers: tuple[str, ...]
-    group: str = ""
+    kind: str = ""
     choices: tuple[str, ...] = ()
+    picture: str = ""
+
+    @property
+    def prompt(self) -> str:
+        """The whole question, its instruction included."""
+        return self.wording.replace("{phrase}", self.text)
+
+    def read_image(self) -> np.ndarray:
+        """The picture, (H, W, 3) uint8. Raises `InputError` if it cannot be read."""
+        return read_image(io.BytesIO(self.image) if isinstance(self.image, bytes) else self.image)
 
 
 def read(benchmark: str, root: str | Path) -> Iterator[VqaItem]:
@@ -67,7 +84,43 @@ def read(benchmark: str, root: str | Path) -> Iterator[VqaItem]:
     folder = Path(root)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    yield from READERS[benchmark](folder)
+    for item in READERS[benchmark](folder):
+        inside = isinstance(item.image, Path)
+        name = item.image.relative_to(folder).as_posix() if inside else item.kind  # type: ignore[union-attr]
+        yield replace(item, picture=name)
+
+
+@dataclass
+class Questions:
+    """A benchmark as a source (`data.samples.Source`).
+
+    Attributes:
+        name: of the benchmark.
+        root: the folder of its files.
+        missing, refused: see `Source`.
+    """
+
+    name: str
+    root: Path
+    missing: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+    def samples(self, share: tuple[int, int] = (0, 1)) -> Iterator[VqaItem]:
+        """See `Source`. Pictures come in the order of their first question."""
+        index, count = check_share(share)
+        groups: dict[str, list[VqaItem]] = {}
+        for item in read(self.name, self.root):
+            groups.setdefault(item.picture, []).append(item)
+        self.missing = tuple(
+            name
+            for name, (item, *_) in groups.items()
+            if isinstance(item.image, Path) and not item.image.is_file()
+        )
+        left = [group for name, group in groups.items() if name not in set(self.missing)]
+        if not left:
+            raise nothing_left(self, [self.root])
+        for group in left[index::count]:
+            yield from group
 
 
 def _get(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
@@ -108,11 +161,8 @@ def _vqav2(root: Path) -> Iterator[VqaItem]:
         if key not in answers:
             raise InputError(f"{where}: question {key} has no annotation")
         image = root / "val2014" / f"COCO_val2014_{picture:012d}.jpg"
-        yield VqaItem(str(key), image, _short(record, "question", where), answers[key])
-
-
-def _short(record: Any, name: str, where: str) -> str:
-    return f"{_get(record, name, str, where)}\n{SHORT}"
+        asked = _get(record, "question", str, where)
+        yield VqaItem(str(key), image, asked, SHORT, answers[key])
 
 
 def _gqa(root: Path) -> Iterator[VqaItem]:
@@ -123,7 +173,8 @@ def _gqa(root: Path) -> Iterator[VqaItem]:
         yield VqaItem(
             key,
             _inside(root / "images", f"{picture}.jpg", where),
-            _short(record, "question", where),
+            _get(record, "question", str, where),
+            SHORT,
             (_get(record, "answer", str, where),),
         )
 
@@ -136,7 +187,8 @@ def _textvqa(root: Path) -> Iterator[VqaItem]:
         yield VqaItem(
             str(_get(record, "question_id", (int, str), where)),
             _inside(root / "train_images", f"{picture}.jpg", where),
-            _short(record, "question", where),
+            _get(record, "question", str, where),
+            SHORT,
             _ten(record, where),
         )
 
@@ -159,7 +211,8 @@ def _pope(root: Path) -> Iterator[VqaItem]:
             yield VqaItem(
                 f"{split}/{_get(record, 'question_id', int, where)}",
                 _inside(root / "val2014", _get(record, "image", str, where), where),
-                _short(record, "text", where),
+                _get(record, "text", str, where),
+                SHORT,
                 (label,),
                 split,
             )
@@ -193,7 +246,7 @@ def _mme(root: Path) -> Iterator[VqaItem]:
                 # The question carries MME's own instruction, which LLaVA-1.5 takes out.
                 asked = question.replace("Please answer yes or no.", "").strip()
                 key = f"{task.name}/{path.stem}/{number}"
-                yield VqaItem(key, image, f"{asked}\n{SHORT}", (label.strip().lower(),), task.name)
+                yield VqaItem(key, image, asked, SHORT, (label.strip().lower(),), task.name)
     if not found:
         raise InputError(f"{root}: no task folder with question files (*.txt)")
 
@@ -213,13 +266,13 @@ def _scienceqa(root: Path) -> Iterator[VqaItem]:
         image = _inside(
             root / "images" / "test" / str(key), _get(record, "image", str, where), where
         )
-        question = _lettered(_get(record, "question", str, where), hint, choices)
-        yield VqaItem(str(key), image, question, (LETTERS[answer],), choices=choices)
+        question, wording = _get(record, "question", str, where), _lettered(hint, choices)
+        yield VqaItem(str(key), image, question, wording, (LETTERS[answer],), choices=choices)
 
 
-def _lettered(question: str, hint: str, choices: tuple[str, ...]) -> str:
+def _lettered(hint: str, choices: tuple[str, ...]) -> str:
     options = [f"{name}. {text}" for name, text in zip(LETTERS, choices, strict=False)]
-    return "\n".join([*([hint] if hint else []), question, *options, LETTER])
+    return "\n".join([*([hint] if hint else []), "{phrase}", *options, LETTER])
 
 
 def _mmbench(root: Path) -> Iterator[VqaItem]:
@@ -247,7 +300,8 @@ def _mmbench(root: Path) -> Iterator[VqaItem]:
             yield VqaItem(
                 f"{key}/{turn}",
                 image,
-                _lettered(question, "" if hint == "nan" else hint.strip(), turned),
+                question,
+                _lettered("" if hint == "nan" else hint.strip(), turned),
                 (LETTERS[(answer - turn) % len(choices)],),
                 key,
                 turned,

@@ -46,13 +46,32 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """One question with an answer in text under one unit.
+
+    Attributes:
+        id, text, kind: of the sample.
+        answer: what the model wrote.
+        label: the right answer, or the first of them.
+        score: of the answer alone, 0..1, as the benchmark defines it.
+    """
+
+    id: str
+    text: str
+    kind: str
+    answer: str
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
 class Unit:
     """One picture under one (variant, budget, seed).
 
     Attributes:
         source, picture: where it comes from.
         variant, budget, seed: how it was run.
-        items: its expressions.
+        items: its expressions (`Item`) or questions (`Answered`).
         tokens: image tokens that reached the last layer of the language model.
         mean_tokens: mean image tokens over the layers.
         stages: stage -> (ms, peak bytes or None, FLOPs or None), the whole call; in unpruned units
@@ -67,7 +86,7 @@ class Unit:
     variant: str
     budget: int
     seed: int
-    items: tuple[Item, ...] = ()
+    items: tuple[Any, ...] = ()
     tokens: int = 0
     mean_tokens: float = 0.0
     stages: dict[str, tuple[float, int | None, int | None]] = field(default_factory=dict)
@@ -88,7 +107,9 @@ class Unit:
     def from_line(line: str | bytes) -> Unit:
         """Read `to_line` back. Raises ValueError, TypeError or KeyError on anything else."""
         row = json.loads(line)
-        items = tuple(Item(**item) for item in row.pop("items"))
+        items = tuple(
+            Answered(**item) if "answer" in item else Item(**item) for item in row.pop("items")
+        )
         stages = {name: tuple(cost) for name, cost in row.pop("stages").items()}
         return Unit(items=items, stages=stages, **row)  # type: ignore[arg-type]
 

@@ -4,7 +4,7 @@ results.csv, results.json   scores, the same whatever ran them and how often
 items.csv                   one line an expression, method, budget and seed
 costs.csv                   time and memory a stage
 report.md                   all of it as tables, with the command that made it
-curves.png                  gIoU over the budget
+curves.png                  gIoU over the budget; not of questions
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from litelvlm.evaluation.plan import UNPRUNED
-from litelvlm.evaluation.records import Unit, merge
+from litelvlm.evaluation.questions import (
+    AnswerRow,
+    answer_table,
+    part_table,
+    summarise_answers,
+)
+from litelvlm.evaluation.records import Answered, Item, Unit, merge
 from litelvlm.evaluation.summary import THRESHOLDS, CostRow, Row, summarise, summarise_costs
 from litelvlm.tables import markdown_table
 
@@ -26,7 +32,7 @@ _INKS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#444
 
 def write_report(
     folder: Path, units: Iterable[Unit], facts: Mapping[str, Any], command: str = ""
-) -> list[Row]:
+) -> list[Any]:
     """Write every file into `folder`.
 
     Args:
@@ -37,10 +43,12 @@ def write_report(
         command: the command line that repeats it.
 
     Returns:
-        The rows of the table.
+        The rows of the table: `Row`s, or `AnswerRow`s of questions.
     """
     given = merge(units)
-    rows, costs = summarise(given), summarise_costs(given)
+    asked = any(isinstance(item, Answered) for unit in given for item in unit.items)
+    rows: list[Any] = summarise_answers(given) if asked else summarise(given)
+    costs = summarise_costs(given)
     _write_csv(folder / "results.csv", [_flat(row) for row in rows])
     _write_csv(folder / "costs.csv", [asdict(row) for row in costs])
     _write_csv(folder / "items.csv", _items(given))
@@ -56,12 +64,13 @@ def write_report(
     )
     text = markdown(rows, costs, facts, command, failures)
     (folder / "report.md").write_text(text, encoding="utf-8")
-    _draw_curves(folder, rows)
+    if not asked:
+        _draw_curves(folder, rows)
     return rows
 
 
 def markdown(
-    rows: Sequence[Row],
+    rows: Sequence[Any],
     costs: Sequence[CostRow],
     facts: Mapping[str, Any],
     command: str,
@@ -73,13 +82,12 @@ def markdown(
     lines += [f"* {key}: {_plain(value)}" for key, value in plain.items()]
     if command:
         lines += ["", "```", command, "```"]
-    lines += ["", "## cIoU %, in the form of the paper's table", "", *paper_table(rows)]
-    for source in dict.fromkeys(row.source for row in rows):
-        its = [row for row in rows if row.source == source]
-        lines += ["", f"## {source}: {its[0].expressions} expressions", "", *score_table(its)]
-    lines += ["", "![gIoU over the budget](curves.png)", "", "## Cost", ""]
+    asked = any(isinstance(row, AnswerRow) for row in rows)
+    lines += _answer_part(rows) if asked else _mask_part(rows)
+    each = "question" if asked else "expression"
+    lines += ["", "## Cost", ""]
     lines += [
-        "Median milliseconds per expression; encoders per picture, once for all rows.",
+        f"Median milliseconds per {each}; encoders per picture, once for all rows.",
         "",
         *cost_table(costs),
     ]
@@ -95,6 +103,22 @@ def markdown(
                 lines += ["", f"## {title} of {source}: {len(names)}", ""]
                 lines += [f"* {name}" for name in names[:50]]
     return "\n".join(lines) + "\n"
+
+
+def _mask_part(rows: Sequence[Row]) -> list[str]:
+    lines = ["", "## cIoU %, in the form of the paper's table", "", *paper_table(rows)]
+    for source in dict.fromkeys(row.source for row in rows):
+        its = [row for row in rows if row.source == source]
+        lines += ["", f"## {source}: {its[0].expressions} expressions", "", *score_table(its)]
+    return [*lines, "", "![gIoU over the budget](curves.png)"]
+
+
+def _answer_part(rows: Sequence[AnswerRow]) -> list[str]:
+    lines = ["", "## Scores", "", *answer_table(rows)]
+    for source in dict.fromkeys(row.source for row in rows):
+        its = [row for row in rows if row.source == source]
+        lines += ["", f"## {source}: {its[0].questions} questions", "", *part_table(its)]
+    return lines
 
 
 def paper_table(rows: Sequence[Row]) -> list[str]:
@@ -226,20 +250,31 @@ def _items(units: Sequence[Unit]) -> list[dict[str, Any]]:
             "id": item.id,
             "kind": item.kind,
             "text": item.text,
-            "iou": round(item.iou, 6),
-            "intersection": item.intersection,
-            "union": item.union,
-            "recall": item.recall,
-            "auc": item.auc,
-            "found": item.found,
+            **_scored(item),
         }
         for unit in units
         for item in unit.items
     ]
 
 
-def _flat(row: Row) -> dict[str, Any]:
+def _scored(item: Item | Answered) -> dict[str, Any]:
+    if isinstance(item, Answered):
+        return {"answer": item.answer, "label": item.label, "score": round(item.score, 6)}
+    return {
+        "iou": round(item.iou, 6),
+        "intersection": item.intersection,
+        "union": item.union,
+        "recall": item.recall,
+        "auc": item.auc,
+        "found": item.found,
+    }
+
+
+def _flat(row: Row | AnswerRow) -> dict[str, Any]:
     flat = asdict(row)
+    if isinstance(row, AnswerRow):
+        flat.pop("parts")  # in results.json
+        return flat
     flat.pop("by_kind")
     precision = flat.pop("precision")
     return {**flat, **{f"precision_{at}": precision[f"{at}"] for at in THRESHOLDS}}

@@ -83,7 +83,7 @@ class CostRow:
 
 def summarise(units: Iterable[Unit]) -> list[Row]:
     """One row for each source, variant and budget: unpruned first, then by budget, as run."""
-    groups = _grouped(units)
+    groups = grouped(units)
     rows = []
     for source, variant, budget in groups:
         unpruned = [
@@ -100,7 +100,7 @@ def summarise(units: Iterable[Unit]) -> list[Row]:
 def summarise_costs(units: Iterable[Unit]) -> list[CostRow]:
     """One row for each source, variant, budget and stage."""
     rows = []
-    for (source, variant, budget), its in _grouped(units).items():
+    for (source, variant, budget), its in grouped(units).items():
         stages = dict.fromkeys(stage for unit in its for stage in unit.stages)
         for stage in stages:
             seen = [(unit.stages[stage], len(unit.items)) for unit in its if stage in unit.stages]
@@ -124,8 +124,8 @@ def summarise_costs(units: Iterable[Unit]) -> list[CostRow]:
     return rows
 
 
-def _grouped(units: Iterable[Unit]) -> dict[tuple[str, str, int], list[Unit]]:
-    """(source, variant, budget) -> units, in table order."""
+def grouped(units: Iterable[Unit]) -> dict[tuple[str, str, int], list[Unit]]:
+    """(source, variant, budget) -> units, in table order; the unpruned ones of a source first."""
     groups: dict[tuple[str, str, int], list[Unit]] = defaultdict(list)
     given = list(units)
     order = {label: place for place, label in enumerate(_labels(given))}
@@ -150,9 +150,6 @@ def _row(
     good = [unit for unit in units if unit.error is None]
     seeds = _by_seed(units)
 
-    def mean(scores: Iterable[float | None]) -> float | None:
-        return mean_and_deviation(list(scores))[0]
-
     giou, giou_deviation = mean_and_deviation([mean_iou(map(_counts, its)) for its in seeds])
     ciou, ciou_deviation = mean_and_deviation([total_iou(map(_counts, its)) for its in seeds])
     kinds = sorted({item.kind for items in seeds for item in items} - {""})
@@ -162,9 +159,9 @@ def _row(
         variant=variant,
         title=Variant.parse_label(variant).title,
         budget=budget,
-        tokens=_mean([unit.tokens for unit in good]) or 0.0,
-        mean_tokens=_mean([unit.mean_tokens for unit in good]) or 0.0,
-        attention_bytes=_mean([unit.attention_bytes for unit in good]) or 0.0,
+        tokens=mean([unit.tokens for unit in good]) or 0.0,
+        mean_tokens=mean([unit.mean_tokens for unit in good]) or 0.0,
+        attention_bytes=mean([unit.attention_bytes for unit in good]) or 0.0,
         expressions=len(first),
         failed=len(units) - len(good),
         seeds=len({unit.seed for unit in units}),
@@ -177,8 +174,8 @@ def _row(
             f"{at}": mean(share_above(map(_counts, items), at) for items in seeds)
             for at in THRESHOLDS
         },
-        recall=mean(_mean([item.recall for item in items]) for items in seeds),
-        auc=mean(_mean([item.auc for item in items]) for items in seeds),
+        recall=mean(mean([item.recall for item in items]) for items in seeds),
+        auc=mean(mean([item.auc for item in items]) for items in seeds),
         giou_relative=_percent(giou, whole[0]),
         ciou_relative=_percent(ciou, whole[1]),
         by_kind={
@@ -208,9 +205,9 @@ def _counts(item: Item) -> tuple[int, int]:
     return item.intersection, item.union
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    given = [value for value in values if value is not None]
-    return float(np.mean(given)) if given else None
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of the values that are there; None without any."""
+    return mean_and_deviation(list(values))[0]
 
 
 def _percent(value: float | None, whole: float | None) -> float | None:
