@@ -34,6 +34,7 @@ from litelvlm.evaluation.questions import answered
 from litelvlm.evaluation.records import Item, Key, Memory, Store, Unit, merge
 from litelvlm.evaluation.summary import summarise
 from litelvlm.metrics import overlap, reversal_auc, token_recall
+from litelvlm.question import Question
 
 if TYPE_CHECKING:
     from litelvlm.pipeline import Pipeline
@@ -96,6 +97,8 @@ def run(
 ) -> list[Unit]:
     """`evaluate` for a ready plan. Units already in the store are not run again."""
     plan.check(pipe.tokens_total)
+    asked = Question(("any",), mode=plan.mode, joint=plan.protocol == "released")
+    pipe.family.capabilities.check(asked, pipe.name)
     units = plan.units(pipe.tokens_total)
     groups: Iterable[list[Sample]] = by_picture(source.samples(share))
     if plan.limit is not None:

@@ -63,3 +63,42 @@ def write_glamm_layout(folder: Path) -> Path:
     for file in (SELECTION / "tiny-clip").iterdir():
         (clip / file.name).write_bytes(file.read_bytes())
     return folder
+
+
+def write_llava_layout(folder: Path, weights: dict[str, Tensor], **settings: object) -> Path:
+    """Write LLaVA as it was published: a pickled file, with CLIP beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(weights, folder / "pytorch_model.bin")
+    config = json.loads((GROUNDING / "config.json").read_text())["language_model"]
+    config = {k: v for k, v in config.items() if k not in ("bbox_token_idx", "with_region")}
+    config |= {
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "model_type": "llava",
+        "mm_vision_tower": "tiny-clip",
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_select_layer": -2,
+        "mm_use_im_start_end": False,
+        "image_aspect_ratio": "pad",
+    }
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    from litelvlm.families.glamm_files import tiny_tokenizer
+
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    clip = folder / "tiny-clip"
+    clip.mkdir(exist_ok=True)
+    for file in (SELECTION / "tiny-clip").iterdir():
+        (clip / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def llava_weights() -> dict[str, Tensor]:
+    """The recorded small model's language side, with an output layer that writes varied words."""
+    weights = {
+        key: value
+        for key, value in tensors(GROUNDING / "state_dict.safetensors").items()
+        if key.startswith(("model.layers.", "model.norm.", "model.embed_tokens.", "lm_head."))
+        or "mm_projector" in key
+    }
+    generator = torch.Generator().manual_seed(3)
+    shape = weights["lm_head.weight"].shape
+    return weights | {"lm_head.weight": torch.randn(shape, generator=generator)}

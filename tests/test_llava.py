@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from golden_files import GROUNDING, SELECTION, tensors
+from golden_files import SELECTION, llava_weights, write_llava_layout
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -30,43 +30,6 @@ QUESTION = "What color is the <image> disc?\nAnswer </s> in 1 word."
 IMAGE = 305  # an id that the tokenizer never makes
 
 
-def write_original(folder, weights, **settings):
-    """One pickled file and a slow config, CLIP beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(weights, folder / "pytorch_model.bin")
-    config = json.loads((GROUNDING / "config.json").read_text())["language_model"]
-    config = {k: v for k, v in config.items() if k not in ("bbox_token_idx", "with_region")}
-    config |= {
-        "architectures": ["LlavaLlamaForCausalLM"],
-        "model_type": "llava",
-        "mm_vision_tower": "tiny-clip",
-        "mm_projector_type": "mlp2x_gelu",
-        "mm_vision_select_layer": -2,
-        "mm_use_im_start_end": False,
-        "image_aspect_ratio": "pad",
-    }
-    (folder / "config.json").write_text(json.dumps(config | settings))
-    tiny_tokenizer().save(str(folder / "tokenizer.json"))
-    clip = folder / "tiny-clip"
-    clip.mkdir(exist_ok=True)
-    for file in (SELECTION / "tiny-clip").iterdir():
-        (clip / file.name).write_bytes(file.read_bytes())
-    return folder
-
-
-def original_weights():
-    """The recorded small model's language side, with an output layer that writes varied words."""
-    weights = {
-        key: value
-        for key, value in tensors(GROUNDING / "state_dict.safetensors").items()
-        if key.startswith(("model.layers.", "model.norm.", "model.embed_tokens.", "lm_head."))
-        or "mm_projector" in key
-    }
-    generator = torch.Generator().manual_seed(3)
-    shape = weights["lm_head.weight"].shape
-    return weights | {"lm_head.weight": torch.randn(shape, generator=generator)}
-
-
 def ported_model(folder):
     """The same weights in transformers' own class."""
     settings = json.loads((folder / "config.json").read_text())
@@ -80,7 +43,7 @@ def ported_model(folder):
     )
     model = transformers.LlavaForConditionalGeneration(config).eval()
     names = {}
-    for key, value in original_weights().items():
+    for key, value in llava_weights().items():
         if key.endswith("inv_freq"):
             continue
         key = key.replace("model.mm_projector.0", "model.multi_modal_projector.linear_1")
@@ -100,7 +63,7 @@ def ported_model(folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_original(tmp_path_factory.mktemp("llava"), original_weights())
+    return write_llava_layout(tmp_path_factory.mktemp("llava"), llava_weights())
 
 
 @pytest.fixture(scope="module")
@@ -264,10 +227,10 @@ def test_a_tower_that_was_trained_further_is_refused(folder, reference, tmp_path
     weight = load_file(SELECTION / "tiny-clip/model.safetensors")[name]
     if layout == "original":
         for change, ok in ((1.0, True), (1.01, False)):
-            weights = original_weights() | {
+            weights = llava_weights() | {
                 f"model.vision_tower.vision_tower.{name}": (weight * change).half()
             }
-            place = write_original(tmp_path / str(change), weights)
+            place = write_llava_layout(tmp_path / str(change), weights)
             if ok:
                 assert open_folder(place).layout == "llava"
                 continue
@@ -295,7 +258,7 @@ def test_a_tower_that_was_trained_further_is_refused(folder, reference, tmp_path
 )
 def test_a_relative_is_refused_by_what_differs(tmp_path, change, told):
     with pytest.raises(ModelError, match=told):
-        open_folder(write_original(tmp_path, original_weights(), **change))
+        open_folder(write_llava_layout(tmp_path, llava_weights(), **change))
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
@@ -303,7 +266,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
         def __reduce__(self):
             return print, ("run",)
 
-    folder = write_original(tmp_path, original_weights())
+    folder = write_llava_layout(tmp_path, llava_weights())
     torch.save({"model.norm.weight": Bad()}, folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match="not a safe checkpoint"):
         litelvlm.load(folder, device="cpu")

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import base64
+import csv
+import io
 import json
 
 import pytest
+import torch
+from golden_files import llava_weights, write_llava_layout
+from PIL import Image
 
-from litelvlm.data.vqa import LETTER, read
+import litelvlm
+from litelvlm import cli
+from litelvlm.data.vqa import LETTER, READERS, Questions, read
 from litelvlm.errors import InputError
+from litelvlm.evaluate import evaluate
+from litelvlm.evaluation.questions import SCORES, summarise_answers, total
+from litelvlm.evaluation.records import Answered, Unit
+from litelvlm.methods import METHODS
 
+Image.new("RGB", (32, 24), "red").save(drawn := io.BytesIO(), "PNG")
+PICTURE = drawn.getvalue()
 SHORT = "Answer the question using a single word or phrase."
 
 
 def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
+    if content is PICTURE:
+        path.write_bytes(content)
+        return
     path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
@@ -46,21 +62,29 @@ def root(tmp_path):
         write(tmp_path / f"pope/coco_pope_{split}.json", json.dumps(line | {"label": label}) + "\n")
     pair = "Is it red? Please answer yes or no.\tYes\nIs it blue? Please answer yes or no.\tNo\n"
     write(tmp_path / "mme/color/0001.txt", pair)
-    write(tmp_path / "mme/color/0001.jpg", "")
+    write(tmp_path / "mme/color/0001.jpg", PICTURE)
     write(tmp_path / "mme/posters/questions_answers_YN/a.txt", pair)
-    write(tmp_path / "mme/posters/images/a.png", "")
+    write(tmp_path / "mme/posters/images/a.png", PICTURE)
     problem = {"question": "Which?", "choices": ["one", "two"], "answer": 1, "hint": "Look."}
     write(
         tmp_path / "scienceqa/problems.json",
         {"5": problem | {"image": "image.png"}, "6": problem | {"image": None}},
     )
     write(tmp_path / "scienceqa/pid_splits.json", {"train": [], "test": ["5", "6"]})
-    picture = base64.b64encode(b"picture").decode()
+    picture = base64.b64encode(PICTURE).decode()
     write(
         tmp_path / "mmbench/mmbench_dev.tsv",
         "index\tquestion\thint\tA\tB\tC\tD\tanswer\tcategory\timage\tsplit\n"
         f"7\tWhich?\tnan\tcat\tdog\tcow\tnan\tC\tcoarse\t{picture}\tdev\n",
     )
+    for name in (
+        "vqav2/val2014/COCO_val2014_000000000042.jpg",
+        "gqa/images/n161313.jpg",
+        "textvqa/train_images/003a8.jpg",
+        "pope/val2014/COCO_val2014_000000310196.jpg",
+        "scienceqa/images/test/5/image.png",
+    ):
+        write(tmp_path / name, PICTURE)
     return tmp_path
 
 
@@ -88,7 +112,7 @@ def test_each_layout_is_read(root):
     assert [turn.choices[0] for turn in turns] == ["cat", "dog", "cow"]
     assert [turn.answers[0] for turn in turns] == ["C", "B", "A"]
     assert {turn.kind for turn in turns} == {"7"}
-    assert turns[0].image == b"picture"
+    assert turns[0].image == PICTURE
 
 
 @pytest.mark.parametrize(
@@ -120,3 +144,136 @@ def test_missing_files_are_named(tmp_path):
         list(read("docvqa", tmp_path))
     with pytest.raises(InputError, match="no such folder"):
         list(read("gqa", tmp_path / "none"))
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = write_llava_layout(tmp_path_factory.mktemp("llava"), llava_weights())
+    return litelvlm.load(folder, device="cpu"), folder
+
+
+def test_answers_are_what_python_gives_and_scored_by_the_benchmark(llava, root):
+    pipe, _ = llava
+    for name in READERS:
+        source = Questions(name, root / name)
+        units = evaluate(pipe, source, ["divprune"], [16], mode="generate", batch=1)
+        assert [unit.error for unit in units] == [None] * len(units)
+        items = {item.id: item for item in read(name, root / name)}
+        for unit in units:
+            assert unit.tokens == (64 if unit.variant == "none" else 16)
+            for found in unit.items:
+                item = items[found.id]
+                answer = pipe.ask(
+                    pipe.encode(item.read_image()), item.prompt, unit.budget,
+                    method="divprune", max_new_tokens=32,
+                )  # fmt: skip
+                assert found.answer == answer.text
+                assert found.score == SCORES[name](answer.text, item)
+
+
+def test_the_text_tower_reads_the_question_alone(llava, root):
+    pipe, _ = llava
+    (item,) = read("gqa", root / "gqa")
+    scene = pipe.encode(item.read_image())
+    framed = pipe.ask(scene, item.text, 9, wording=(item.wording, ""))
+    assert framed.token_map.similarity.tolist() == (
+        pipe.ask(scene, item.text, 9).token_map.similarity.tolist()
+    )
+    assert pipe.ask(scene, item.text, wording=(item.wording, "")).text == (
+        pipe.ask(scene, item.prompt).text
+    )
+
+
+def test_every_method_answers_every_question(llava, root):
+    pipe, _ = llava
+    source = Questions("mme", root / "mme")
+    units = evaluate(pipe, source, ["all"], [16], mode="generate")
+    assert {unit.variant for unit in units if unit.error is None} == {"none", *METHODS}
+    rows = summarise_answers(units)
+    assert [row.questions for row in rows] == [4] * (1 + len(METHODS))
+
+
+def test_one_command_from_files_to_report_goes_on_where_it_stopped(
+    llava, root, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "out"
+    given = ["evaluate", "--data", ",".join(READERS), "--root", str(root), "--out", str(out)]
+    given += ["--model", str(llava[1]), "--device", "cpu", "--quiet"]
+    given += ["--methods", "litelvlm,fastv", "--budgets", "16,4"]
+    assert cli.main(given) == 0
+    report = (out / "report.md").read_text()
+    assert f"| tokens | method | {' | '.join(sorted(READERS))} | Rel. % |" in report
+    assert "## mmbench: 3 questions" in report
+    assert "random f1" in report
+    with (out / "items.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5 * (1 + 1 + 1 + 2 + 4 + 1 + 3)
+    assert {row["label"] for row in rows if row["source"] == "mmbench"} == {"A", "B", "C"}
+    capsys.readouterr()
+
+    (units,) = out.glob("units-*.jsonl")
+    lines = units.read_text().splitlines()
+    units.write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:20])
+    asked = []
+    ground = litelvlm.Pipeline.ground
+    monkeypatch.setattr(
+        litelvlm.Pipeline, "ground", lambda *a, **k: asked.append(1) or ground(*a, **k)
+    )
+    scores = (out / "results.csv").read_text()
+    assert cli.main(given) == 0
+    assert 0 < len(asked) <= 3
+    assert (out / "results.csv").read_text() == scores
+
+
+def test_scores_of_whole_benchmarks_are_the_hand_worked_ones():
+    def units(*rows):
+        return [
+            Unit("any", picture, "none", 64, 0, (Answered(f"{n}", "?", kind, said, label, score),))
+            for n, (picture, kind, said, label, score) in enumerate(rows)
+        ]
+
+    # random: 1 hit, 1 false alarm: F1 2/3; popular: nothing right: 0
+    pope = units(
+        ("a", "random", "Yes", "yes", 1), ("a", "random", "yes", "no", 0),
+        ("b", "popular", "No", "yes", 0),
+    )  # fmt: skip
+    score, parts = total("pope", pope)
+    assert score == pytest.approx(100 / 3)
+    assert parts["random accuracy"] == 50
+    # color: 3 of 4 right, one picture of two wholly: 125; code_reasoning: 200, not of the sum
+    mme = units(
+        ("a", "color", "Yes", "yes", 1), ("a", "color", "No", "no", 1),
+        ("b", "color", "Yes", "yes", 1), ("b", "color", "Yes", "no", 0),
+        ("c", "code_reasoning", "no.", "no", 1),
+    )  # fmt: skip
+    score, parts = total("mme", mme)
+    assert (score, parts["cognition"]) == (125, 200)
+    turns = units(("a", "7", "A", "A", 1), ("a", "7", "B", "C", 0), ("b", "8", "B", "B", 1))
+    assert total("mmbench", turns)[0] == 50
+    assert total("vqav2", units(("a", "", "x", "y", 0.9), ("b", "", "x", "y", 0.3)))[0] == 60
+
+
+def test_a_picture_that_is_not_there_is_told(root):
+    (root / "pope/val2014/COCO_val2014_000000310196.jpg").unlink()
+    with pytest.raises(InputError, match="1 pictures missing"):
+        list(Questions("pope", root / "pope").samples())
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--data", "gqa"], "needs --root"),
+        (["--data", "gqa,pope", "--root", ".", "--split", "val"], "has no splits"),
+        (["--data", "gqa,refcoco", "--root", "."], "neither a file nor one of"),
+        (["--data", "gqa", "--root", ".", "--model", "LLAVA", "--mode", "forced"], "use ask"),
+    ],
+)
+def test_bad_options_end_in_one_line(llava, root, tmp_path, capsys, monkeypatch, more, told):
+    monkeypatch.chdir(root)
+    more = [str(llava[1]) if word == "LLAVA" else word for word in more]
+    given = ["evaluate", *more, "--out", str(tmp_path / "out"), "--quiet", "--device", "cpu"]
+    assert cli.main(given) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1

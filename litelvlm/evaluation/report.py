@@ -259,7 +259,8 @@ def _items(units: Sequence[Unit]) -> list[dict[str, Any]]:
 
 def _scored(item: Item | Answered) -> dict[str, Any]:
     if isinstance(item, Answered):
-        return {"answer": item.answer, "label": item.label, "score": round(item.score, 6)}
+        said = " ".join(item.answer.split())  # a line is a line
+        return {"answer": said, "label": item.label, "score": round(item.score, 6)}
     return {
         "iou": round(item.iou, 6),
         "intersection": item.intersection,
