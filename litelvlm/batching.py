@@ -59,7 +59,7 @@ def choose_tokens(family: Family, scene: EncodedImage, question: Question) -> li
     Raises:
         InputError: a bad question, or a method that prunes inside the language model.
     """
-    asked = _settle(family, scene, question)
+    asked = _settle(family, scene, family.capabilities.ask(question))
     if asked.rule.where == "inside" and asked.budget != scene.count:
         raise InputError(f"method {asked.method!r} chooses inside the language model: use ground")
     (selection,) = _select(family, [scene], [asked], Profiler(family.device, "off"))

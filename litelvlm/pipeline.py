@@ -24,7 +24,7 @@ from litelvlm.images import read_image
 from litelvlm.memory import memory_told
 from litelvlm.methods import METHODS
 from litelvlm.profiling import Profiler
-from litelvlm.question import Question, check_choice
+from litelvlm.question import ANSWER_TOKENS, Question, check_choice
 from litelvlm.result import GroundingResults, TextResult, TokenMap
 from litelvlm.scene import EncodedImage
 
@@ -183,7 +183,7 @@ class Pipeline:
         self, scene: EncodedImage, question: str, budget: int | None = None, **options: Any
     ) -> TextResult:
         """One question, answered in the model's own words; arguments as for `ground`."""
-        own = {"mode": "generate", "max_new_tokens": 128}
+        own = {"mode": "generate", "max_new_tokens": ANSWER_TOKENS}
         return self.ground(scene, question, budget, **{**own, **options})[0]
 
     def answer(self, scene: EncodedImage, question: Question) -> GroundingResults:

@@ -25,6 +25,7 @@ from litelvlm.pruning import ORDERS, SPLITS
 MAX_PHRASE = 1000  # characters
 MAX_PHRASES = 64
 MAX_SEED = 2**63 - 1
+ANSWER_TOKENS = 128  # most of an answer in text, where nothing else is asked for
 
 # Option -> the values it may have; `split` may also be a fraction in 0..1.
 CHOICES: dict[str, tuple[str, ...]] = {

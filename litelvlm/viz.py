@@ -17,18 +17,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from litelvlm.pruning import Reason
+from litelvlm.result import GroundingResult, TextResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from litelvlm.geometry import PatchFrame
-    from litelvlm.result import GroundingResult, GroundingResults, TokenMap
+    from litelvlm.result import GroundingResults, TokenMap
 
 Colour = tuple[int, int, int]
 
@@ -237,8 +239,8 @@ def colour_scale(values: np.ndarray) -> ColourScale:
 
 
 # ------------------------------------------------------------------------------------ figures
-def figure(results: GroundingResults | Sequence[GroundingResult] | GroundingResult) -> Figure:
-    """The figure for a paper: per phrase a row of mask, token map and similarity.
+def figure(results: GroundingResults | Sequence[TextResult] | TextResult) -> Figure:
+    """The figure for a paper: per phrase a row of mask or answer, token map and similarity.
 
     Args:
         results: one result or several; each becomes a row.
@@ -253,7 +255,7 @@ def figure(results: GroundingResults | Sequence[GroundingResult] | GroundingResu
 
 
 def show(
-    results: GroundingResults | Sequence[GroundingResult] | GroundingResult,
+    results: GroundingResults | Sequence[TextResult] | TextResult,
     save: str | Path | None = None,
 ) -> None:
     """Show `figure(results)` in a window or a notebook, or write it to a file.
@@ -337,7 +339,7 @@ def cost_figure(runs: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 # ------------------------------------------------------------------------------------ details
-def _draw(picture: Figure, rows: Sequence[GroundingResult]) -> Figure:
+def _draw(picture: Figure, rows: Sequence[TextResult]) -> Figure:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, Normalize
     from matplotlib.patches import Patch
@@ -346,7 +348,10 @@ def _draw(picture: Figure, rows: Sequence[GroundingResult]) -> Figure:
     grid = picture.subplots(len(rows), 3, squeeze=False)
     for number, (row, axes) in enumerate(zip(rows, grid, strict=True)):
         tokens, ink = row.token_map, PHRASE_COLOURS[number % len(PHRASE_COLOURS)]
-        views = [compose(row.image, mask_layer([row.mask], colours=[ink]))]
+        views, said = [row.image], "\n" + fill(" ".join(row.text.split())[:160], 44)
+        if isinstance(row, GroundingResult):
+            views = [compose(row.image, mask_layer([row.mask], colours=[ink]))]
+            said = "" if row.found else " (nothing found)"
         views.append(compose(row.image, token_layer(tokens)))
         if tokens.similarity is not None:
             heat = heat_layer(tokens.similarity, tokens.frame, threshold=tokens.threshold)
@@ -359,8 +364,7 @@ def _draw(picture: Figure, rows: Sequence[GroundingResult]) -> Figure:
             place.set_axis_off()
         # A phrase is the user's text: no mathematics, one line.
         phrase = " ".join(row.phrase.split())[:60]
-        state = "" if row.found else " (nothing found)"
-        axes[0].set_title(f"“{phrase}”{state}", fontsize=9, parse_math=False)
+        axes[0].set_title(f"“{phrase}”{said}", fontsize=9, parse_math=False)
         kept = {int(reason): int((tokens.reason == reason).sum()) for reason in set(tokens.reason)}
         axes[1].set_title(f"{len(tokens.order)} of {tokens.frame.count} image tokens", fontsize=9)
         inks = {reason: _fraction(REASON_COLOURS[reason]) for reason in kept}
@@ -389,15 +393,15 @@ def _fraction(colour: Colour) -> tuple[float, float, float]:
 
 
 def _rows(
-    results: GroundingResults | Sequence[GroundingResult] | GroundingResult,
-) -> list[GroundingResult]:
+    results: GroundingResults | Sequence[TextResult] | TextResult,
+) -> list[TextResult]:
     rows = list(results) if isinstance(results, Sequence) else [results]
     if not rows:
         raise ValueError("nothing to show: no results")
     return rows
 
 
-def _size(rows: Sequence[GroundingResult]) -> tuple[float, float]:
+def _size(rows: Sequence[TextResult]) -> tuple[float, float]:
     height, width = rows[0].image.shape[:2]
     return 10.0, len(rows) * min(max(3.2 * height / width + 0.6, 1.6), 6.0)
 

@@ -21,6 +21,11 @@ from litelvlm.families.table import PRESETS, family
 from litelvlm.loading import convert, open_folder
 from litelvlm.methods import METHODS
 from litelvlm.result import TextResult
+from litelvlm.ui import api, callbacks, handout, pictures
+from litelvlm.ui.callbacks import Controls
+from litelvlm.ui.desk import Desk
+from litelvlm.ui.settings import Settings
+from litelvlm.viz import figure
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -327,3 +332,59 @@ def test_the_bench_measures_to_the_first_word(llava):
     assert list(report.encode) == ["clip_image"]
     assert report.sam is None
     assert report.rows[0].llm_flops > report.rows[2].llm_flops
+
+
+# --- the demo
+@pytest.fixture
+def desk(llava, folder):
+    return Desk(Settings(models=(str(folder),)), lambda name: llava)
+
+
+@pytest.fixture
+def controls(picture, tmp_path):
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    return Controls(None, str(tmp_path / "photo.png"), "what is red\nis there a disc?", 16)
+
+
+def test_the_page_shows_answers_side_by_side(desk, controls, llava, seen):
+    page = callbacks.ground(desk, None, controls)
+    assert "Answered · 16 of 64 image tokens" in page.status
+    for question in ("what is red", "is there a disc?"):
+        for budget in (16, None):
+            assert pictures.esc(llava.ask(seen, question, budget).text) in page.masks
+    assert "words in common" in page.masks or "the same answer" in page.masks
+    assert "dropped before the language model" in page.tokens
+    assert "not measurable without a mask" in page.similarity
+    assert "Masks" not in callbacks.prepare_downloads(page.session).downloads
+    again = callbacks.ground(desk, page.session, controls)
+    assert again.session.unpruned is page.session.unpruned
+
+
+def test_what_the_page_hands_out_gives_the_same_answer(desk, controls, llava, seen, capsys):
+    session = callbacks.ground(desk, None, controls).session
+    record = handout.to_json(session)
+    said = [row["text"] for row in record["results"]]
+    assert said == [llava.ask(seen, q, 16).text for q in session.ask.phrases]
+    assert 0 <= record["results"][0]["agreement_with_unpruned_words"] <= 1
+    words = handout.command(session, "cpu", None).split()
+    assert words[:2] == ["litelvlm", "ask"]
+    lines = handout.snippet(session, "cpu", None).replace("your-picture.jpg", controls.picture)
+    exec(lines.replace('litelvlm.show(results, "figure.png")', ""))
+    out = capsys.readouterr().out
+    assert all(f"{q} {text}" in out for q, text in zip(session.ask.phrases, said, strict=True))
+
+
+def test_the_curve_and_the_endpoint_work_without_masks(desk, controls):
+    session = callbacks.ground(desk, None, controls).session
+    last = list(desk.sweep(session))[-1]
+    assert {curve.method for curve in last.curves} == {"litelvlm", "random", "grid"}
+    assert all(0 <= score <= 1 for curve in last.curves for _, score, _ in curve.points)
+    overlay, record = api.ground(desk, session)
+    assert np.array_equal(overlay, session.picture.image)
+    assert "mask_rle" not in record["results"][0]
+
+
+def test_a_figure_holds_the_answer(llava, seen):
+    answer = llava.ask(seen, "what is red", 16, max_new_tokens=4)
+    title = figure(answer).axes[0].get_title()
+    assert title.startswith("“what is red”\n")

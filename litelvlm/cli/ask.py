@@ -21,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument("picture", metavar="PICTURE", help="a JPEG, PNG or WEBP file")
     parser.add_argument("phrases", metavar="QUESTION", nargs="+", help="each is asked by itself")
-    parser.add_argument("--max-new-tokens", type=int, default=128, help="of an answer (128)")
+    from litelvlm.question import ANSWER_TOKENS
+
+    most = ANSWER_TOKENS
+    parser.add_argument("--max-new-tokens", type=int, default=most, help=f"of an answer ({most})")
     add_answering(parser)
     options.add_selection(parser)
     options.add_model(parser, default="llava-1.5-7b")

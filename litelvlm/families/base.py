@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from litelvlm.methods import InsideResult, TokenView
 from litelvlm.models.prompt import plain
 from litelvlm.profiling import Profiler
 from litelvlm.pruning import Selection
-from litelvlm.question import Question
+from litelvlm.question import ANSWER_TOKENS, Question
 from litelvlm.scene import EncodedImage
 
 
@@ -41,6 +41,12 @@ class Capabilities:
     modes: tuple[str, ...] = MODES
     masks: bool = True
     joint: bool = True
+
+    def ask(self, question: Question) -> Question:
+        """The same question, in text where there are no masks."""
+        if self.masks:
+            return question
+        return replace(question, mode="generate", max_new_tokens=ANSWER_TOKENS)
 
     def check(self, asked: Question, model: str) -> None:
         """Raise `InputError` where a question asks for what the model cannot do."""

@@ -22,7 +22,7 @@ from litelvlm.ui.components import Picture, Raw
 from litelvlm.ui.desk import Desk
 from litelvlm.ui.limits import read_picture
 from litelvlm.ui.pictures import view_size
-from litelvlm.ui.work import Answer
+from litelvlm.ui.work import Answer, mask_of
 
 _TEXT = {"type": "string"}
 # Input -> what it means; one with a default need not be sent.
@@ -130,7 +130,7 @@ def ground(desk: Desk, given: Answer) -> tuple[np.ndarray, dict[str, Any]]:
     small = given.picture.image
     if small.shape[:2] != (height, width):
         small = cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA)
-    masks = viz.mask_layer([item.mask for item in given.pruned], (height, width))
+    masks = viz.mask_layer([mask_of(item) for item in given.pruned], (height, width))
     return viz.compose(small, masks), handout.to_json(given)
 
 

@@ -101,6 +101,7 @@ def check(desk: Desk, given: Controls) -> Question:
         given.budget,
         **{name: value for name, value in options.items() if value not in (None, "")},
     )
+    question = family.capabilities.ask(question)
     asked = question.settle(family.tokens_total, family.defaults)
     return replace(question, budget=asked.budget)
 
@@ -172,7 +173,7 @@ def _filled(
         session=answer,
         stale="",
         photo=None if same_photo else photo_style(answer.picture.image),
-        masks=panels.masks(answer),
+        masks=panels.answers(answer),
         tokens=panels.tokens(answer, number),
         similarity=panels.similarity(answer, number),
         cost=costs.cost(answer),

@@ -170,7 +170,7 @@ def curve(given: Sweep, total: int) -> str:
     )
     agreement = charts.lines(
         [(n, [(b, s) for b, s, _ in c.points]) for n, c in zip(names, given.curves, strict=True)],
-        title="Agreement with the unpruned mask (IoU)",
+        title="Agreement with the unpruned answer",
         ticks=ticks,
         top=1.0,
         digits=2,
@@ -199,7 +199,7 @@ def curve(given: Sweep, total: int) -> str:
         f'<p class="lv-caption">{given.done} of {given.total} points. Mean over '
         f"{len(given.phrases)} phrase{'s' if len(given.phrases) != 1 else ''}; random draws "
         "anew three times; time is the median of three. Agreement is with this model’s own "
-        f"unpruned mask, not with the truth.</p>{_curve_table(given, names)}"
+        f"unpruned answer, not with the truth.</p>{_curve_table(given, names)}"
     )
 
 

@@ -67,6 +67,13 @@ class Desk:
         except InputError:
             return DEFAULT_TOKENS
 
+    def masks(self, name: str | None = None) -> bool:
+        """Whether a model answers with masks; else in text. True where it cannot be loaded."""
+        try:
+            return self.models.get(name).family.capabilities.masks
+        except InputError:
+            return True
+
     def answer(
         self, name: str, picture: Picture, ask: Question, before: work.Answer | None
     ) -> work.Answer:

@@ -33,13 +33,14 @@ def snippet(given: Answer, device: str | None, dtype: str | None) -> str:
     if given.picture.shrunk:
         lines += ["from litelvlm.images import read_image", "from litelvlm.ui.limits import fit"]
         source = f"fit(read_image({source}), {WORK_SIDE})"
+    told = "result.found, result.area_fraction" if given.masks else "result.text"
     lines += [
         "",
         f"pipe = litelvlm.load({', '.join(load)})",
         f"scene = pipe.encode({source})",
         f"results = pipe.ground(scene, {list(ask.phrases)!r}, budget={ask.budget}{more})",
         "for result in results:",
-        "    print(result.phrase, result.found, result.area_fraction)",
+        f"    print(result.phrase, {told})",
         "print(results.costs)",
         'litelvlm.show(results, "figure.png")',
     ]
@@ -67,9 +68,13 @@ def command(given: Answer, device: str | None, dtype: str | None) -> str:
         lines.append(f'example="$({found})"')
     options = {"model": given.model, "budget": given.ask.budget, **given.ask.chosen()}
     options |= {"device": device, "dtype": dtype, "out": "found"}
-    words = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    asked = shlex.join(given.ask.phrases)
-    lines.append(f"litelvlm ground {shlex.join(words)} -- {picture} {asked}")
+    if not given.masks:
+        options.pop("mode")  # `ask` has no other
+    words = [
+        f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None
+    ]
+    verb, asked = "ground" if given.masks else "ask", shlex.join(given.ask.phrases)
+    lines.append(f"litelvlm {verb} {shlex.join(words)} -- {picture} {asked}")
     return "\n".join(lines) + "\n"
 
 
@@ -83,6 +88,7 @@ def client(given: Answer, url: str, locked: bool) -> str:
     """
     ask = given.ask
     more = {"budget": ask.budget, **ask.chosen(), "model": given.model}
+    more.pop("max_new_tokens", None)  # the server's own choice
     example = shipped(given.picture.key)
     lines = ["from gradio_client import Client, handle_file"]
     lines += ["from litelvlm.resources import asset"] if example else []
@@ -124,16 +130,8 @@ def link(given: Answer) -> str:
 
 def downloads(given: Answer, figures: bool = False) -> str:
     """Links that hold their file themselves; the figure only when asked for, it takes a second."""
-    links = []
-    for number, item in enumerate(given.pruned, 1):
-        mask = enlarge_mask(item.mask, given.picture.original_hw)
-        file = png(mask.astype(np.uint8) * 255, 6)
-        links.append(
-            _link(file, "image/png", f"mask-{number}.png", f"Mask of “{item.phrase[:40]}”")
-        )
     record = to_json(given)
-    rle = [{"phrase": r["phrase"], "segmentation": r["mask_rle"]} for r in record["results"]]
-    links.append(_link(_json(rle), "application/json", "masks-coco-rle.json", "Masks as COCO RLE"))
+    links = _mask_links(given, record) if given.masks else []
     links.append(_link(_json(record), "application/json", "result.json", "Everything as JSON"))
     if figures:
         picture = viz.figure(given.pruned)
@@ -141,6 +139,19 @@ def downloads(given: Answer, figures: bool = False) -> str:
             file = figure_bytes(picture, kind)
             links.append(_link(file, mime, f"figure.{kind}", f"Figure, {kind.upper()}"))
     return f'<div class="lv-links">{"".join(links)}</div>'
+
+
+def _mask_links(given: Answer, record: dict) -> list[str]:
+    links = []
+    for number, item in enumerate(given.pruned, 1):
+        mask = enlarge_mask(item.mask, given.picture.original_hw)
+        file = png(mask.astype(np.uint8) * 255, 6)
+        links.append(
+            _link(file, "image/png", f"mask-{number}.png", f"Mask of “{item.phrase[:40]}”")
+        )
+    rle = [{"phrase": r["phrase"], "segmentation": r["mask_rle"]} for r in record["results"]]
+    links.append(_link(_json(rle), "application/json", "masks-coco-rle.json", "Masks as COCO RLE"))
+    return links
 
 
 def animation(content: bytes) -> str:
@@ -153,15 +164,17 @@ def to_json(given: Answer) -> dict:
     """The result record of the demo: the library's, with masks at the picture's own size."""
     from dataclasses import replace
 
-    items = tuple(
-        replace(item, mask=enlarge_mask(item.mask, given.picture.original_hw))
-        for item in given.pruned
-    )
-    record = replace(given.pruned, items=items).to_json()
+    results = given.pruned
+    if given.masks:
+        size = given.picture.original_hw
+        items = tuple(replace(item, mask=enlarge_mask(item.mask, size)) for item in results)
+        results = replace(results, items=items)
+    record = results.to_json()
     height, width = given.picture.original_hw
     record["image"] = {"width": width, "height": height, "sha256": given.picture.key}
     for result, score in zip(record["results"], given.agreement, strict=True):
-        result["agreement_with_unpruned_iou"] = round(score, 4)
+        name = "agreement_with_unpruned_" + ("iou" if given.masks else "words")
+        result[name] = round(score, 4)
     return record
 
 

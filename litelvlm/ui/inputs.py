@@ -76,7 +76,7 @@ def build_inputs(
     )
     phrases = gr.Textbox(
         "\n".join(first.phrases) if first else None,
-        label="What to look for",
+        label="What to look for" if desk.masks() else "What to ask",
         placeholder="the red apple\nthe cat on the left",
         info=f"One phrase a line, at most {MAX_PHRASES}. Shift + Enter runs.",
         lines=2,

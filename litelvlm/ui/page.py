@@ -121,7 +121,7 @@ def build(desk: Desk) -> gr.Blocks:
                     elem_id="lv-phrase",
                 )
                 with gr.Tabs(elem_id="lv-tabs"):
-                    with gr.Tab("Masks", id="masks"):
+                    with gr.Tab(_WORDS[desk.masks()][0], id="masks") as answer_tab:
                         masks = html_part(opening.part(opened, "masks"), elem_id="lv-masks")
                     with gr.Tab("Tokens", id="tokens"):
                         tokens = html_part(opening.part(opened, "tokens"), elem_id="lv-tokens")
@@ -253,7 +253,7 @@ def build(desk: Desk) -> gr.Blocks:
         inputs.model.input(
             lambda name: _choose_model(desk, name),
             [inputs.model],
-            [about, inputs.budget, marks],
+            [about, inputs.budget, marks, answer_tab, inputs.phrases],
             **RUN,
         )
         api.register(desk)
@@ -339,10 +339,15 @@ def _stream(work: Callable[..., Iterator[Page]]) -> Callable[..., Iterator[str]]
     return stream
 
 
-def _choose_model(desk: Desk, name: Any) -> tuple[str, Any, str]:
+def _choose_model(desk: Desk, name: Any) -> tuple[str, Any, str, Any, Any]:
     total = desk.tokens(str(name))
+    tab, asked = (gr.update(label=word) for word in _WORDS[desk.masks(str(name))])
     slider = gr.update(maximum=total, minimum=min(LEAST, total), value=first_budget(total))
-    return model_line(desk, str(name)), slider, budget_marks(total)
+    return model_line(desk, str(name)), slider, budget_marks(total), tab, asked
+
+
+# What the tab of the answers and the box of the phrases are called, by whether there are masks.
+_WORDS = {True: ("Masks", "What to look for"), False: ("Answers", "What to ask")}
 
 
 # ------------------------------------------------------------------------------------------- texts
@@ -368,12 +373,14 @@ def model_line(desk: Desk, name: str) -> str:
         return panels.notice("error", f"Model {esc(name)} is not available", esc(text))
     preset = PRESETS.get(pipe.name)
     note = f": {esc(preset.note)}" if preset else ""
-    known = (
-        "It understands phrases in plain English."
-        if (words := pipe.family.vocabulary) is None
-        else f"It knows {len(words)} English words and nothing else; words it does not "
-        "know are named under your answer."
-    )
+    known = "It understands phrases in plain English."
+    if not pipe.family.capabilities.masks:
+        known = "It answers questions in its own words; type one a line."
+    elif (words := pipe.family.vocabulary) is not None:
+        known = (
+            f"It knows {len(words)} English words and nothing else; words it does not "
+            "know are named under your answer."
+        )
     if preset and preset.random_only:
         known = ""
     where = "CPU" if pipe.device.type == "cpu" else str(pipe.device)

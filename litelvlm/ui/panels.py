@@ -82,13 +82,7 @@ def status(given: Answer, seconds: float | None, total: int) -> str:
         seconds: it took; None for one that was there before the visitor.
         total: N.
     """
-    verdicts = [verdict(item) for item in given.pruned]
-    found, unsure, many = verdicts.count("found"), verdicts.count("unsure"), len(verdicts)
-    head = f"Found {found} of {many}" if many > 1 else "Found"
-    if not found and not unsure:
-        head = "Nothing found"
-    elif unsure:
-        head = f"{head}, unsure of {unsure}" if many > 1 else "Unsure"
+    head = _outcome(given) if given.masks else "Answered"
     kept = given.pruned.costs.tokens_kept
     how = "picture already encoded" if given.reused else "picture encoded"
     parts = [
@@ -98,6 +92,17 @@ def status(given: Answer, seconds: float | None, total: int) -> str:
     ]
     parts += [f"by {esc(given.model)}"] if given.model else []
     return f'<div class="lv-status" role="status">{" · ".join(parts)}</div>' + notes(given)
+
+
+def _outcome(given: Answer) -> str:
+    verdicts = [verdict(item) for item in given.pruned]
+    found, unsure, many = verdicts.count("found"), verdicts.count("unsure"), len(verdicts)
+    head = f"Found {found} of {many}" if many > 1 else "Found"
+    if not found and not unsure:
+        return "Nothing found"
+    if unsure:
+        return f"{head}, unsure of {unsure}" if many > 1 else "Unsure"
+    return head
 
 
 def verdict(item: GroundingResult) -> str:
@@ -125,7 +130,29 @@ def notes(given: Answer) -> str:
     return "".join(f'<div class="lv-note">{line}</div>' for line in dict.fromkeys(lines))
 
 
-# ------------------------------------------------------------------------------------------- masks
+# ----------------------------------------------------------------------------------------- answers
+def answers(given: Answer) -> str:
+    """What was answered, pruned against unpruned."""
+    return masks(given) if given.masks else texts(given)
+
+
+def texts(given: Answer) -> str:
+    """Answers in text side by side, question by question."""
+    kept, total = given.pruned.costs.tokens_kept, given.pruned.costs.tokens_total
+    parts = []
+    for few, full, score in zip(given.pruned, given.unpruned, given.agreement, strict=True):
+        told = "the same answer" if few.text == full.text else f"words in common: {score:.0%}"
+        sides = "".join(
+            f'<div class="lv-answer"><small>{tag}</small><p>{esc(item.text)}</p></div>'
+            for tag, item in ((f"Pruned, {kept} tokens", few), (f"All {total}", full))
+        )
+        parts.append(
+            f'<h4 class="lv-phrase">{esc(few.phrase)}</h4><div class="lv-sides">{sides}</div>'
+            f'<p class="lv-caption">{told}</p>'
+        )
+    return "".join(parts)
+
+
 def masks(given: Answer) -> str:
     """Pruned against unpruned: before/after, and both in one picture."""
     hw = view_size(given.picture.image.shape[:2])

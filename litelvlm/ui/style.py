@@ -116,6 +116,9 @@ CSS = """
  color:var(--lv-soft);cursor:pointer;font-weight:540}
 .lv-view-sides{display:var(--lv-sides,block)}
 .lv-sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(230px,1fr));gap:10px}
+.lv-answer{border:1px solid var(--lv-line);border-radius:8px;padding:8px 12px;
+ background:var(--lv-card);overflow-wrap:anywhere;white-space:pre-line}
+.lv-answer small{color:var(--lv-soft)}.lv-answer p{margin:4px 0 0!important}
 .lv-view-compare{display:var(--lv-compare,none)}
 .lv-view-overlay{display:var(--lv-overlay,none)}
 .lv-switch button[aria-pressed=true]{background:var(--lv-card);color:var(--lv-text);

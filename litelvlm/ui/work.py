@@ -7,6 +7,7 @@ import statistics
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,12 +17,13 @@ from litelvlm.bench import Comparison, compare
 from litelvlm.errors import InputError
 from litelvlm.metrics import iou, reversal_auc, token_recall
 from litelvlm.question import Question
+from litelvlm.result import GroundingResult
 from litelvlm.ui.limits import Picture
 
 if TYPE_CHECKING:
     from litelvlm.pipeline import Pipeline
     from litelvlm.profiling import StageCost
-    from litelvlm.result import GroundingResults
+    from litelvlm.result import GroundingResults, TextResult
     from litelvlm.scene import EncodedImage
 
 log = logging.getLogger(__name__)
@@ -63,16 +65,21 @@ class Answer:
     current: bool = True
 
     @property
+    def masks(self) -> bool:
+        """Whether the model answers with masks; else in text."""
+        return isinstance(self.pruned[0], GroundingResult)
+
+    @property
     def agreement(self) -> list[float]:
-        """IoU of the pruned and the unpruned mask, one a phrase."""
-        return [iou(a.mask, b.mask) for a, b in zip(self.pruned, self.unpruned, strict=True)]
+        """How alike the pruned and the unpruned answer are, one a phrase; see `alike`."""
+        return [alike(a, b) for a, b in zip(self.pruned, self.unpruned, strict=True)]
 
     def facts(self, index: int) -> Facts:
         """What can be read off the token map and the similarity of one phrase."""
         item = self.pruned[index]
         frame = item.token_map.frame
-        inside = frame.coverage(item.mask)
-        others = [frame.coverage(other.mask) for other in self.pruned if other is not item]
+        inside = frame.coverage(mask_of(item))
+        others = [frame.coverage(mask_of(other)) for other in self.pruned if other is not item]
         elsewhere = np.max([np.zeros(frame.count), *others], axis=0)
         ground = (elsewhere < 0.5) | (inside >= 0.5)
         things = (elsewhere >= 0.5) | (inside >= 0.5)
@@ -96,6 +103,19 @@ class Answer:
             seen=seen,
             padding=int((item.token_map.kept() & ~viz.seen_patches(frame)).sum()),
         )
+
+
+def mask_of(item: TextResult) -> np.ndarray:
+    """(H, W) bool; empty for an answer in text."""
+    empty = np.zeros(item.token_map.frame.image_hw, bool)
+    return item.mask if isinstance(item, GroundingResult) else empty
+
+
+def alike(one: TextResult, other: TextResult) -> float:
+    """0..1: the IoU of two masks, or the share of words that two texts have in common, in order."""
+    if isinstance(one, GroundingResult) and isinstance(other, GroundingResult):
+        return iou(one.mask, other.mask)
+    return SequenceMatcher(None, one.text.split(), other.text.split(), autojunk=False).ratio()
 
 
 @dataclass(frozen=True)
@@ -160,14 +180,10 @@ def answer(
     scene = before.scene if same and before is not None else pipe.encode(picture.image)
     assert scene is not None
     pruned = pipe.answer(scene, ask)
-    if (
-        same
-        and before is not None
-        and (before.ask.phrases, before.ask.mode) == (ask.phrases, ask.mode)
-    ):
+    if same and before is not None and _unpruned(before.ask) == _unpruned(ask):
         unpruned = before.unpruned
     else:
-        unpruned = pipe.answer(scene, Question(ask.phrases, mode=ask.mode))
+        unpruned = pipe.answer(scene, _unpruned(ask))
     similarity = _similarity(pipe, scene, pruned, ask.phrases, ask.text)
     return Answer(
         picture=picture,
@@ -180,6 +196,11 @@ def answer(
         same=_in_common(pipe, scene, pruned, ask),
         reused=same,
     )
+
+
+def _unpruned(ask: Question) -> Question:
+    """The question, asked of all tokens."""
+    return Question(ask.phrases, mode=ask.mode, max_new_tokens=ask.max_new_tokens)
 
 
 def _in_common(
@@ -265,7 +286,7 @@ def budgets(total: int) -> list[int]:
 
 
 def sweep(pipe: Pipeline, given: Answer, repeats: int = 3) -> Iterator[Sweep]:
-    """Agreement with the unpruned mask and prefill time over budgets, run by run.
+    """Agreement with the unpruned answer and prefill time over budgets, run by run.
 
     The chosen method against random tokens and a uniform grid. Random tokens are drawn anew for
     each repeat and averaged; times are medians over the repeats.
@@ -278,8 +299,7 @@ def sweep(pipe: Pipeline, given: Answer, repeats: int = 3) -> Iterator[Sweep]:
     names = tuple(dict.fromkeys((ask.method, "random", "grid")))
     steps = [(budget, name) for budget in budgets(scene.count)[:-1] for name in names]
     points: dict[str, list[tuple[int, float, float]]] = {name: [] for name in names}
-    whole = Question(ask.phrases, mode=ask.mode)
-    full = [pipe.answer(scene, whole) for _ in range(repeats)]
+    full = [pipe.answer(scene, _unpruned(ask)) for _ in range(repeats)]
     unpruned_ms = statistics.median(_prefill(run) for run in full)
     yield Sweep(tuple(Curve(name) for name in names), 0, len(steps), unpruned_ms, ask.phrases)
     for done, (budget, name) in enumerate(steps, 1):
@@ -287,7 +307,7 @@ def sweep(pipe: Pipeline, given: Answer, repeats: int = 3) -> Iterator[Sweep]:
             pipe.answer(scene, replace(ask, budget=budget, method=name, seed=turn))
             for turn in range(repeats)
         ]
-        scores = [iou(a.mask, b.mask) for run in runs for a, b in zip(run, full[0], strict=True)]
+        scores = [alike(a, b) for run in runs for a, b in zip(run, full[0], strict=True)]
         time_ms = statistics.median(_prefill(run) for run in runs)
         points[name].append((budget, statistics.fmean(scores), time_ms))
         curves = tuple(Curve(key, tuple(values)) for key, values in points.items())
