@@ -9,6 +9,7 @@ from transformers.models.llama import modeling_llama
 
 from litelvlm.methods import METHODS
 from litelvlm.methods.inside import density_clusters, stage_counts
+from litelvlm.models.language import cache_argument
 
 INSIDE = [name for name, method in METHODS.items() if method.where == "inside"]
 SPAN, COUNT, LENGTH = (3, 23), 20, 30
@@ -159,6 +160,16 @@ def test_pyramiddrop_halves_at_each_quarter_for_an_eighth(llama):
     with torch.no_grad():
         result = METHODS["pyramiddrop"].rule(llama, embeds, mask, positions, (3, 27), 3)
     assert result.layer_tokens == (30, 30, 18, 18, 12, 12, 9, 9)
+
+
+def test_the_cache_goes_by_the_name_that_a_release_has_for_it():
+    class New(torch.nn.Module):
+        def forward(self, x, cache=None): ...
+
+    class Old(torch.nn.Module):
+        def forward(self, x, past_key_values=None): ...
+
+    assert (cache_argument(New()), cache_argument(Old())) == ("cache", "past_key_values")
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 6])

@@ -247,6 +247,12 @@ class TestBadInput:
         with pytest.raises(InputError, match="nothing to read"):
             prune.prepare(picture(), "<image>", 4)
 
+    def test_a_transformers_that_takes_no_features(self):
+        model, processor = fresh("llava")
+        model.forward = lambda input_ids, attention_mask=None: None
+        with pytest.raises(ModelError, match=r"takes no features from outside; 5\.18 or newer"):
+            litelvlm.Pruner(model, processor, "grid")
+
     def test_models_that_are_not_ready(self):
         model, processor = fresh("llava")
         model.train()

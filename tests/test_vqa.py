@@ -260,6 +260,12 @@ def test_a_picture_that_is_not_there_is_told(root):
         list(Questions("pope", root / "pope").samples())
 
 
+def test_reversal_needs_targets(root, tmp_path, capsys):
+    given = ["reversal", "--data", "gqa", "--root", str(root), "--out", str(tmp_path / "out")]
+    assert cli.main(given) == 2
+    assert "no target to measure against" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [

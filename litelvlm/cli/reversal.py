@@ -54,9 +54,12 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("give --clip or --model, not both")
     sources = sources_of(args)
     import litelvlm
+    from litelvlm.data.vqa import Questions
     from litelvlm.loading import check_device
     from litelvlm.reversal import load_tower, measure, tower_of_pipeline, write_report
 
+    if any(isinstance(source, Questions) for source in sources):
+        raise InputError(f"--data {args.data}: questions point at no target to measure against")
     device = check_device(args.device)
     view = args.view or "crop"
     if args.clip:

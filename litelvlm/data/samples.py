@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -70,8 +70,8 @@ class Source(Protocol):
     missing: tuple[str, ...]
     refused: tuple[str, ...]
 
-    def samples(self, share: tuple[int, int] = (0, 1)) -> Iterator[Sample]:
-        """The samples of share i of n, all samples of a picture together."""
+    def samples(self, share: tuple[int, int] = (0, 1)) -> Iterator[Any]:
+        """The samples of share i of n, all of a picture together: `Sample`s, or questions."""
         ...
 
 
@@ -172,7 +172,7 @@ def _mask(
     return scene(seed).mask(targets)
 
 
-def by_picture(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
+def by_picture(samples: Iterator[Any]) -> Iterator[list[Any]]:
     """Samples of one picture at a time; a source hands them out together."""
     for _, group in groupby(samples, key=lambda sample: sample.picture):
         yield list(group)

@@ -87,7 +87,7 @@ def total(source: str, units: Iterable[Unit]) -> tuple[float, dict[str, float]]:
     for _, item in rows:
         kinds[item.kind].append(item)
     if source == "pope":
-        parts = {}
+        parts: dict[str, float] = {}
         for kind, its in kinds.items():
             found = answers.pope_scores([i.answer for i in its], [i.label for i in its])
             parts |= {f"{kind} {name}": 100 * value for name, value in found.items()}
