@@ -65,19 +65,20 @@ def normalise_vqa(text: str) -> str:
 def vqa_accuracy(answer: str, answers: Sequence[str]) -> float:
     """VQAv2: mean over the annotators of min(1, how many *others* said so / 3).
 
-    Where all annotators agree to the letter nothing is normalised but the space around it.
+    The model's answer is normalised in any case, as LLaVA's authors and lmms-eval do before the
+    evaluation; the annotators' answers where they are not all the same, as the evaluation does.
     """
     if len(set(answers)) > 1:
-        answer, answers = normalise_vqa(answer), [normalise_vqa(one) for one in answers]
-    else:
-        answer = answer.replace("\n", " ").replace("\t", " ").strip()
-    said = answers.count(answer)
-    return sum(min(1.0, (said - (one == answer)) / 3) for one in answers) / len(answers)
+        answers = [normalise_vqa(one) for one in answers]
+    return _of_ten(normalise_vqa(answer), answers)
 
 
 def textvqa_accuracy(answer: str, answers: Sequence[str]) -> float:
     """TextVQA: the same mean, everything normalised, commas, question marks and 's apart."""
-    answer, answers = _textvqa(answer), [_textvqa(one) for one in answers]
+    return _of_ten(_textvqa(answer), [_textvqa(one) for one in answers])
+
+
+def _of_ten(answer: str, answers: Sequence[str]) -> float:
     said = answers.count(answer)
     return sum(min(1.0, (said - (one == answer)) / 3) for one in answers) / len(answers)
 

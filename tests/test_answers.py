@@ -48,10 +48,10 @@ def test_vqa_accuracy_leaves_each_annotator_out_in_turn(same, score):
     assert vqa_accuracy("Red.", answers) == pytest.approx(score)
 
 
-def test_vqa_accuracy_compares_to_the_letter_where_all_agree():
-    assert vqa_accuracy("the dog", ["the dog"] * 10) == 1
-    assert vqa_accuracy("dog", ["the dog"] * 10) == 0
-    assert vqa_accuracy("dog", ["the dog"] * 9 + ["cat"]) == 1
+def test_vqa_accuracy_takes_annotators_who_all_agree_to_the_letter():
+    assert vqa_accuracy("Yes.", ["yes"] * 10) == 1
+    assert vqa_accuracy("the dog", ["the dog"] * 10) == 0  # sic
+    assert vqa_accuracy("the dog", ["the dog"] * 9 + ["cat"]) == 1
 
 
 def test_textvqa_normalises_always():

@@ -39,14 +39,16 @@ def root(tmp_path):
     """One question or two of each benchmark, in the files and fields of the originals."""
     ten = [{"answer": "red", "answer_confidence": "yes", "answer_id": i + 1} for i in range(10)]
     question = {"image_id": 42, "question": "What color?", "question_id": 42000}
+    second = question | {"question": "Is it red?", "question_id": 42001}
     write(
         tmp_path / "vqav2/v2_OpenEnded_mscoco_val2014_questions.json",
-        {"info": {}, "task_type": "Open-Ended", "questions": [question]},
+        {"info": {}, "task_type": "Open-Ended", "questions": [question, second]},
     )
     told = {"question_type": "what", "multiple_choice_answer": "red", "answer_type": "other"}
+    told |= {"answers": ten, "image_id": 42}
     write(
         tmp_path / "vqav2/v2_mscoco_val2014_annotations.json",
-        {"annotations": [told | {"answers": ten, "image_id": 42, "question_id": 42000}]},
+        {"annotations": [told | {"question_id": number} for number in (42000, 42001)]},
     )
     write(
         tmp_path / "gqa/testdev_balanced_questions.json",
@@ -59,7 +61,8 @@ def root(tmp_path):
     )
     line = {"question_id": 1, "image": "COCO_val2014_000000310196.jpg", "text": "Is there a car?"}
     for split, label in {"random": "yes", "popular": "no"}.items():
-        write(tmp_path / f"pope/coco_pope_{split}.json", json.dumps(line | {"label": label}) + "\n")
+        lines = "\n" + json.dumps(line | {"label": label}) + "\n"
+        write(tmp_path / f"pope/coco_pope_{split}.json", lines)
     pair = "Is it red? Please answer yes or no.\tYes\nIs it blue? Please answer yes or no.\tNo\n"
     write(tmp_path / "mme/color/0001.txt", pair)
     write(tmp_path / "mme/color/0001.jpg", PICTURE)
@@ -75,7 +78,8 @@ def root(tmp_path):
     write(
         tmp_path / "mmbench/mmbench_dev.tsv",
         "index\tquestion\thint\tA\tB\tC\tD\tanswer\tcategory\timage\tsplit\n"
-        f"7\tWhich?\tnan\tcat\tdog\tcow\tnan\tC\tcoarse\t{picture}\tdev\n",
+        f"7\tWhich?\tnan\tcat\tdog\tcow\tnan\tC\tcoarse\t{picture}\tdev\n"
+        f'8\tAnd?\t"Look.\n\nLook again."\tcat\tdog\tnan\tnan\tA\tcoarse\t{picture}\tdev\n',
     )
     for name in (
         "vqav2/val2014/COCO_val2014_000000000042.jpg",
@@ -89,9 +93,10 @@ def root(tmp_path):
 
 
 def test_each_layout_is_read(root):
-    (vqa,) = read("vqav2", root / "vqav2")
+    vqa, second = read("vqav2", root / "vqav2")
     assert vqa.image == root / "vqav2/val2014/COCO_val2014_000000000042.jpg"
     assert (vqa.prompt, vqa.answers) == (f"What color?\n{SHORT}", ("red",) * 10)
+    assert (second.id, second.text) == ("42001", "Is it red?")
     (gqa,) = read("gqa", root / "gqa")
     assert (gqa.id, gqa.image.name, gqa.answers) == ("201307251", "n161313.jpg", ("no",))
     (text,) = read("textvqa", root / "textvqa")
@@ -109,29 +114,31 @@ def test_each_layout_is_read(root):
     assert science.prompt == f"Look.\nWhich?\nA. one\nB. two\n{LETTER}"
     assert science.answers == ("B",)
     turns = list(read("mmbench", root / "mmbench"))
-    assert [turn.choices[0] for turn in turns] == ["cat", "dog", "cow"]
-    assert [turn.answers[0] for turn in turns] == ["C", "B", "A"]
-    assert {turn.kind for turn in turns} == {"7"}
+    assert [turn.choices[0] for turn in turns] == ["cat", "dog", "cow", "cat", "dog"]
+    assert [turn.answers[0] for turn in turns] == ["C", "B", "A", "A", "B"]
+    assert [turn.kind for turn in turns] == ["7"] * 3 + ["8"] * 2
+    assert turns[3].prompt == f"Look.\n\nLook again.\nAnd?\nA. cat\nB. dog\n{LETTER}"
     assert turns[0].image == PICTURE
 
 
 @pytest.mark.parametrize(
     ("benchmark", "file", "old", "new", "told"),
     [
-        ("vqav2", "v2_mscoco_val2014_annotations.json", "42000", "42001", "no annotation"),
+        ("vqav2", "v2_mscoco_val2014_annotations.json", "42000", "42002", "question 42000 has no"),
         ("vqav2", "v2_mscoco_val2014_annotations.json", '"answers"', '"answer"', "annotation 0"),
         ("gqa", "testdev_balanced_questions.json", "n161313", "../../etc/a", "outside the folder"),
         ("textvqa", "TextVQA_0.5.1_val.json", '"003a8"', "3", "'image_id' is int, expected str"),
-        ("pope", "coco_pope_random.json", "yes", "maybe", "expected yes or no"),
+        ("pope", "coco_pope_random.json", "yes", "maybe", "random.json, line 2: .* expected yes"),
         ("mme", "color/0001.txt", "\t", " ", "color/0001.txt, line 1"),
         ("scienceqa", "problems.json", '"answer": 1', '"answer": 2', "not one of 2 choices"),
-        ("mmbench", "mmbench_dev.tsv", "\tC\t", "\tD\t", "index 7: answer 'D'"),
+        ("mmbench", "mmbench_dev.tsv", "\tC\t", "\tD\t", "mmbench_dev.tsv, line 2: answer 'D'"),
+        ("mmbench", "mmbench_dev.tsv", "\tA\tcoarse", "\tB\t\x80", "dev.tsv, line 5: not UTF-8"),
         ("gqa", "testdev_balanced_questions.json", "{", "[", "cannot be read as JSON"),
     ],
 )
 def test_a_record_that_does_not_fit_is_named(root, benchmark, file, old, new, told):
     path = root / benchmark / file
-    path.write_text(path.read_text().replace(old, new))
+    path.write_text(path.read_text().replace(old, new), encoding="latin-1")
     with pytest.raises(InputError, match=told):
         list(read(benchmark, root / benchmark))
 
@@ -204,11 +211,11 @@ def test_one_command_from_files_to_report_goes_on_where_it_stopped(
     assert cli.main(given) == 0
     report = (out / "report.md").read_text()
     assert f"| tokens | method | {' | '.join(sorted(READERS))} | Rel. % |" in report
-    assert "## mmbench: 3 questions" in report
+    assert "## mmbench: 5 questions" in report
     assert "random f1" in report
     with (out / "items.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 5 * (1 + 1 + 1 + 2 + 4 + 1 + 3)
+    assert len(rows) == 5 * (2 + 1 + 1 + 2 + 4 + 1 + 5)
     assert {row["label"] for row in rows if row["source"] == "mmbench"} == {"A", "B", "C"}
     capsys.readouterr()
 

@@ -12,19 +12,17 @@ import argparse
 
 from litelvlm.cli import options
 from litelvlm.cli.ground import add_answering, answer
-from litelvlm.errors import InputError
 
 HELP = "ask questions about a picture: answers, token maps and costs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
+    from litelvlm.question import ANSWER_TOKENS as MOST
+
     parser.add_argument("picture", metavar="PICTURE", help="a JPEG, PNG or WEBP file")
     parser.add_argument("phrases", metavar="QUESTION", nargs="+", help="each is asked by itself")
-    from litelvlm.question import ANSWER_TOKENS
-
-    most = ANSWER_TOKENS
-    parser.add_argument("--max-new-tokens", type=int, default=most, help=f"of an answer ({most})")
+    parser.add_argument("--max-new-tokens", type=int, default=MOST, help=f"of an answer ({MOST})")
     add_answering(parser)
     options.add_selection(parser)
     options.add_model(parser, default="llava-1.5-7b")
@@ -32,6 +30,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask, print, write; return 0."""
-    if args.max_new_tokens < 1:
-        raise InputError(f"--max-new-tokens must be at least 1, got {args.max_new_tokens}")
+    options.at_least_one(args, "max_new_tokens")
     return answer(args, mode="generate", max_new_tokens=args.max_new_tokens)

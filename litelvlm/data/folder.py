@@ -31,6 +31,7 @@ from litelvlm.data.samples import Sample, SampleList, nothing_left
 from litelvlm.errors import InputError, one_line
 from litelvlm.images import opened, stored_size
 from litelvlm.question import read_phrases
+from litelvlm.resources import read_lines
 
 
 @dataclass
@@ -69,9 +70,7 @@ class Folder:
         """See `litelvlm.data.samples.Source`."""
         given: dict[str, tuple[int, Sample]] = {}
         missing, splits, refused = set(), set(), []
-        for number, line in enumerate(self._text().split("\n"), start=1):
-            if not line.strip():
-                continue
+        for number, line in read_lines(self.path):
             try:
                 row = json.loads(line)
                 sample = self._sample(number, row)
@@ -101,16 +100,6 @@ class Folder:
         self.refused = tuple(refused)
         if not served and share[1] == 1:
             raise nothing_left(self, [self.path.parent])
-
-    def _text(self) -> str:
-        content = self.path.read_bytes()
-        try:
-            return content.decode("utf-8-sig")
-        except UnicodeDecodeError as fault:
-            number = content.count(b"\n", 0, fault.start) + 1
-            raise InputError(
-                f"{self.path}, line {number}: not UTF-8; save the file as UTF-8"
-            ) from None
 
     def _sample(self, number: int, row: Any) -> Sample | None:
         if not isinstance(row, dict):

@@ -11,7 +11,7 @@
 
 Each file is read once and checked record by record; a record that does not fit ends in one sentence
 that names the file and the record. The wording asked of the model is LLaVA-1.5's (Liu et al., CVPR
-2024, appendix).
+2024, appendix); TextVQA is asked without OCR tokens, ScienceQA in the words of MMBench.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ import binascii
 import csv
 import io
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from litelvlm.data.samples import check_share, nothing_left
-from litelvlm.errors import InputError, unknown
+from litelvlm.errors import InputError, one_line, unknown
 from litelvlm.images import read_image
-from litelvlm.resources import read_json
+from litelvlm.resources import read_json, read_lines, read_text
 
 SHORT = "{phrase}\nAnswer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -116,10 +116,11 @@ class Questions:
             for name, (item, *_) in groups.items()
             if isinstance(item.image, Path) and not item.image.is_file()
         )
-        left = [group for name, group in groups.items() if name not in set(self.missing)]
-        if not left:
+        for name in self.missing:
+            del groups[name]
+        if not groups:
             raise nothing_left(self, [self.root])
-        for group in left[index::count]:
+        for group in islice(groups.values(), index, None, count):
             yield from group
 
 
@@ -161,8 +162,8 @@ def _vqav2(root: Path) -> Iterator[VqaItem]:
         if key not in answers:
             raise InputError(f"{where}: question {key} has no annotation")
         image = root / "val2014" / f"COCO_val2014_{picture:012d}.jpg"
-        asked = _get(record, "question", str, where)
-        yield VqaItem(str(key), image, asked, SHORT, answers[key])
+        question = _get(record, "question", str, where)
+        yield VqaItem(str(key), image, question, SHORT, answers[key])
 
 
 def _gqa(root: Path) -> Iterator[VqaItem]:
@@ -199,12 +200,12 @@ def _pope(root: Path) -> Iterator[VqaItem]:
         raise InputError(f"{root}: no coco_pope_*.json")
     for path in files:
         split = path.stem.removeprefix("coco_pope_")
-        for number, line in enumerate(_lines(path), 1):
+        for number, line in read_lines(path):
             where = f"{path.name}, line {number}"
             try:
                 record = json.loads(line)
-            except ValueError as fault:
-                raise InputError(f"{where}: not JSON ({str(fault)[:60]})") from None
+            except (ValueError, RecursionError) as fault:
+                raise InputError(f"{where}: not JSON ({one_line(fault, 60)})") from None
             label = _get(record, "label", str, where).lower()
             if label not in ("yes", "no"):
                 raise InputError(f"{where}: 'label' is {label[:20]!r}, expected yes or no")
@@ -216,13 +217,6 @@ def _pope(root: Path) -> Iterator[VqaItem]:
                 (label,),
                 split,
             )
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as fault:
-        raise InputError(f"{path}: cannot be read ({str(fault)[:60]})") from None
 
 
 def _mme(root: Path) -> Iterator[VqaItem]:
@@ -238,7 +232,7 @@ def _mme(root: Path) -> Iterator[VqaItem]:
             )
             if image is None:
                 raise InputError(f"{path}: no picture {path.stem}.jpg or .png in {pictures}")
-            for number, line in enumerate(_lines(path), 1):
+            for number, line in read_lines(path):
                 question, _, label = line.rpartition("\t")
                 where = f"{task.name}/{path.name}, line {number}"
                 if not question or label.strip().lower() not in ("yes", "no"):
@@ -280,10 +274,10 @@ def _mmbench(root: Path) -> Iterator[VqaItem]:
     files = sorted(root.glob("*.tsv"))
     if len(files) != 1:
         raise InputError(f"{root}: {len(files)} files *.tsv, expected one")
-    text = io.StringIO("\n".join(_lines(files[0])))
-    csv.field_size_limit(min(sys.maxsize, 1 << 30))  # a field holds a picture
-    for record in csv.DictReader(text, delimiter="\t"):
-        where = f"{files[0].name}, index {record.get('index')}"
+    csv.field_size_limit(1 << 30)  # a field holds a picture
+    records = csv.DictReader(io.StringIO(read_text(files[0]), newline=""), delimiter="\t")
+    for record in records:
+        where = f"{files[0].name}, line {records.line_num}"
         key = _get(record, "index", str, where)
         choices = tuple(c for name in "ABCD" if (c := record.get(name)) and c != "nan")
         answer = "ABCD".find(_get(record, "answer", str, where).strip() or "?")

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 from litelvlm import answers
 from litelvlm.data.vqa import VqaItem
-from litelvlm.evaluation.plan import UNPRUNED, Variant
+from litelvlm.evaluation.plan import UNPRUNED
 from litelvlm.evaluation.records import Answered, Unit
-from litelvlm.evaluation.summary import grouped, mean
+from litelvlm.evaluation.summary import UnitsRow, grouped, percent, units_facts
 from litelvlm.metrics import mean_and_deviation
 from litelvlm.result import TextResult
 from litelvlm.tables import markdown_table
@@ -40,31 +40,18 @@ _COGNITION = (
 
 
 @dataclass(frozen=True)
-class AnswerRow:
-    """Score of one variant at one budget on one benchmark.
+class AnswerRow(UnitsRow):
+    """Score of a benchmark.
 
     Attributes:
-        source, variant, title, budget: which.
-        tokens: image tokens that reach the last layer, mean over pictures.
-        mean_tokens: the same, mean over the layers of the language model.
         questions: answered per seed.
-        failed: pictures that failed, all seeds together.
-        seeds: number of seeds.
         score: see above; mean over the seeds; None where nothing was answered.
         deviation: sample deviation over the seeds; None for one seed.
         relative: percent of the unpruned row; None without one.
         parts: what the score is made of, and what is told beside it.
     """
 
-    source: str
-    variant: str
-    title: str
-    budget: int
-    tokens: float
-    mean_tokens: float
     questions: int
-    failed: int
-    seeds: int
     score: float | None
     deviation: float | None
     relative: float | None = None
@@ -106,8 +93,7 @@ def summarise_answers(units: Iterable[Unit]) -> list[AnswerRow]:
     """One row for each source, variant and budget: unpruned first, then by budget, as run."""
     rows: list[AnswerRow] = []
     whole: dict[str, float | None] = {}
-    for (source, variant, budget), its in grouped(units).items():
-        good = [unit for unit in its if unit.error is None]
+    for (source, variant, _), its in grouped(units).items():
         by_seed: dict[int, list[Unit]] = defaultdict(list)
         for unit in its:
             by_seed[unit.seed].append(unit)
@@ -115,21 +101,13 @@ def summarise_answers(units: Iterable[Unit]) -> list[AnswerRow]:
         score, deviation = mean_and_deviation([value for value, _ in scored])
         if variant == UNPRUNED:
             whole[source] = score
-        full = whole.get(source)
         rows.append(
             AnswerRow(
-                source=source,
-                variant=variant,
-                title=Variant.parse_label(variant).title,
-                budget=budget,
-                tokens=mean([unit.tokens for unit in good]) or 0.0,
-                mean_tokens=mean([unit.mean_tokens for unit in good]) or 0.0,
+                **units_facts(its),
                 questions=sum(len(unit.items) for unit in next(iter(by_seed.values()))),
-                failed=len(its) - len(good),
-                seeds=len(by_seed),
                 score=score,
                 deviation=deviation,
-                relative=100 * score / full if score is not None and full else None,
+                relative=percent(score, whole.get(source)),
                 parts=scored[0][1] if scored else {},
             )
         )

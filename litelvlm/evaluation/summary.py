@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,17 +17,34 @@ THRESHOLDS = (0.5, 0.7, 0.9)
 
 
 @dataclass(frozen=True)
-class Row:
-    """Scores of one variant at one budget on one source.
+class UnitsRow:
+    """The units behind a row: of one variant at one budget on one source.
 
     Attributes:
         source, variant, title, budget: which.
         tokens: image tokens that reach the last layer, mean over pictures.
         mean_tokens: the same, mean over the layers of the language model.
-        attention_bytes: attention weights written out per expression, mean over pictures.
-        expressions: expressions scored per seed.
         failed: pictures that failed, all seeds together.
         seeds: number of seeds.
+    """
+
+    source: str
+    variant: str
+    title: str
+    budget: int
+    tokens: float
+    mean_tokens: float
+    failed: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Row(UnitsRow):
+    """Scores of masks.
+
+    Attributes:
+        attention_bytes: attention weights written out per expression, mean over pictures.
+        expressions: expressions scored per seed.
         giou, ciou: 0..1, mean over the seeds.
         giou_deviation, ciou_deviation: sample deviation over the seeds; None for one seed.
         giou_error: standard error of gIoU over the expressions (first seed).
@@ -37,16 +55,8 @@ class Row:
         by_kind: kind of expression -> gIoU.
     """
 
-    source: str
-    variant: str
-    title: str
-    budget: int
-    tokens: float
-    mean_tokens: float
     attention_bytes: float
     expressions: int
-    failed: int
-    seeds: int
     giou: float | None
     giou_deviation: float | None
     giou_error: float | None
@@ -83,17 +93,12 @@ class CostRow:
 
 def summarise(units: Iterable[Unit]) -> list[Row]:
     """One row for each source, variant and budget: unpruned first, then by budget, as run."""
-    groups = grouped(units)
-    rows = []
-    for source, variant, budget in groups:
-        unpruned = [
-            unit
-            for (its_source, its_variant, _), its in groups.items()
-            if its_source == source and its_variant == UNPRUNED
-            for unit in its
-        ]
-        whole = _scores(unpruned)
-        rows.append(_row(source, variant, budget, groups[source, variant, budget], whole))
+    rows: list[Row] = []
+    whole: dict[str, tuple[float | None, float | None]] = {}
+    for (source, variant, _), its in grouped(units).items():
+        if variant == UNPRUNED:
+            whole[source] = _scores(its)
+        rows.append(_row(its, whole.get(source, (None, None))))
     return rows
 
 
@@ -144,27 +149,32 @@ def _labels(units: Sequence[Unit]) -> list[str]:
     return sorted(labels, key=lambda label: (names.index(label.partition(":")[0]), label))
 
 
-def _row(
-    source: str, variant: str, budget: int, units: list[Unit], whole: tuple[float | None, ...]
-) -> Row:
+def units_facts(units: Sequence[Unit]) -> dict[str, Any]:
+    """The fields of `UnitsRow`, from the units of one variant and budget on one source."""
     good = [unit for unit in units if unit.error is None]
-    seeds = _by_seed(units)
+    first = units[0]
+    return {
+        "source": first.source,
+        "variant": first.variant,
+        "title": Variant.parse_label(first.variant).title,
+        "budget": first.budget,
+        "tokens": mean(unit.tokens for unit in good) or 0.0,
+        "mean_tokens": mean(unit.mean_tokens for unit in good) or 0.0,
+        "failed": len(units) - len(good),
+        "seeds": len({unit.seed for unit in units}),
+    }
 
+
+def _row(units: list[Unit], whole: tuple[float | None, ...]) -> Row:
+    seeds = _by_seed(units)
     giou, giou_deviation = mean_and_deviation([mean_iou(map(_counts, its)) for its in seeds])
     ciou, ciou_deviation = mean_and_deviation([total_iou(map(_counts, its)) for its in seeds])
     kinds = sorted({item.kind for items in seeds for item in items} - {""})
     first = ious(map(_counts, seeds[0])) if seeds else np.zeros(0)
     return Row(
-        source=source,
-        variant=variant,
-        title=Variant.parse_label(variant).title,
-        budget=budget,
-        tokens=mean([unit.tokens for unit in good]) or 0.0,
-        mean_tokens=mean([unit.mean_tokens for unit in good]) or 0.0,
-        attention_bytes=mean([unit.attention_bytes for unit in good]) or 0.0,
+        **units_facts(units),
+        attention_bytes=mean(u.attention_bytes for u in units if u.error is None) or 0.0,
         expressions=len(first),
-        failed=len(units) - len(good),
-        seeds=len({unit.seed for unit in units}),
         giou=giou,
         giou_deviation=giou_deviation,
         giou_error=float(first.std(ddof=1) / len(first) ** 0.5) if len(first) > 1 else None,
@@ -176,8 +186,8 @@ def _row(
         },
         recall=mean(mean([item.recall for item in items]) for items in seeds),
         auc=mean(mean([item.auc for item in items]) for items in seeds),
-        giou_relative=_percent(giou, whole[0]),
-        ciou_relative=_percent(ciou, whole[1]),
+        giou_relative=percent(giou, whole[0]),
+        ciou_relative=percent(ciou, whole[1]),
         by_kind={
             kind: mean(mean_iou(_counts(i) for i in items if i.kind == kind) for items in seeds)
             for kind in kinds
@@ -210,5 +220,6 @@ def mean(values: Iterable[float | None]) -> float | None:
     return mean_and_deviation(list(values))[0]
 
 
-def _percent(value: float | None, whole: float | None) -> float | None:
+def percent(value: float | None, whole: float | None) -> float | None:
+    """One score in percent of another; None where either is missing or there is nothing."""
     return 100 * value / whole if value is not None and whole else None

@@ -70,9 +70,8 @@ def command(given: Answer, device: str | None, dtype: str | None) -> str:
     options |= {"device": device, "dtype": dtype, "out": "found"}
     if not given.masks:
         options.pop("mode")  # `ask` has no other
-    words = [
-        f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None
-    ]
+    named = {name.replace("_", "-"): value for name, value in options.items()}
+    words = [f"--{name}={value}" for name, value in named.items() if value is not None]
     verb, asked = "ground" if given.masks else "ask", shlex.join(given.ask.phrases)
     lines.append(f"litelvlm {verb} {shlex.join(words)} -- {picture} {asked}")
     return "\n".join(lines) + "\n"
