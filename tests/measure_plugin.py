@@ -1,8 +1,12 @@
-"""Measure the plug-in on mid-size random models: `python tests/measure_plugin.py`.
+"""What the plug-in costs and saves, on random models: `python tests/measure_plugin.py`.
 
-Prints Markdown: plug-in against the untouched model at full budget, and the ratio of prefill times
-against the ratio of FLOPs, for LLaVA-1.5 at 192 of 576 image tokens and Qwen2.5-VL at a third of
-1,024. Weights are random: costs are real, answers mean nothing.
+    python tests/measure_plugin.py --width 4096 --layers 32 --repeats 3    (the size of 7B)
+
+LLaVA-1.5 with the rule `litelvlm` at 192 of 576 image tokens, and Qwen2.5-VL with `divprune` at a
+third of 1,024. Prints a Markdown table: the plug-in against the untouched model at full budget, the
+ratio of prefill times against the ratio of FLOPs, and what scoring and choosing cost. Everything
+takes turns in one process; leave the computer alone meanwhile. Weights are random: costs are real,
+answers mean nothing.
 """
 
 from __future__ import annotations
@@ -13,24 +17,39 @@ import time
 
 import torch
 import transformers
-from tiny_vlm import MROPE, TEXT, picture, prompt, tokenizer
+from tiny_vlm import MROPE, TEXT, clip_of, picture, prompt, tokenizer
 
 import litelvlm
 from litelvlm.plugin.bench import paired
+from litelvlm.tables import markdown_table
 
-VISION = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=3, num_attention_heads=16)
+HEADS = ["model", "image tokens", "full budget, plug-in by plain", "prefill, pruned by unpruned"]
+HEADS += ["FLOPs likewise", "selection, ms", "of the prefill saved"]
 
 
-def text(width: int, layers: int) -> dict:
+def vision(layers):
+    """As many blocks for the language model's as LLaVA-1.5 has, 24 for 32."""
+    sizes = dict(hidden_size=1024, intermediate_size=4096, num_attention_heads=16)
+    return sizes | dict(num_hidden_layers=max(3, layers * 3 // 4))
+
+
+def text(width, layers):
     heads = dict(num_attention_heads=width // 128, num_key_value_heads=width // 128, head_dim=128)
-    sizes = dict(hidden_size=width, intermediate_size=width * 11 // 4, num_hidden_layers=layers)
+    sizes = dict(hidden_size=width, intermediate_size=width * 43 // 16, num_hidden_layers=layers)
     return TEXT | sizes | heads
 
 
-def llava(width: int, layers: int):
-    vision = transformers.CLIPVisionConfig(**VISION, image_size=336, patch_size=14)
+def model_of(config, dtype):
+    model = transformers.AutoModelForImageTextToText.from_config(config, dtype=dtype).eval()
+    model.generation_config.pad_token_id = 0
+    return model
+
+
+def llava(width, layers, dtype):
+    """(pruner, picture, budget)."""
+    tower = transformers.CLIPVisionConfig(**vision(layers), image_size=336, patch_size=14)
     config = transformers.LlavaConfig(
-        vision_config=vision,
+        vision_config=tower,
         text_config=transformers.LlamaConfig(**text(width, layers)),
         image_token_index=4,
     )
@@ -43,10 +62,14 @@ def llava(width: int, layers: int):
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
     )
-    return config, processor, "llava", picture(480, 640), 192
+    model = model_of(config, dtype)
+    words = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12)
+    clip = clip_of(model, **words, num_attention_heads=12)  # CLIP ViT-L's text half
+    return litelvlm.Pruner(model, processor, "litelvlm", clip=clip), picture(480, 640), 192
 
 
-def qwen(width: int, layers: int):
+def qwen2_5_vl(width, layers, dtype):
+    """Likewise."""
     mrope = MROPE | {"mrope_section": [16, 24, 24]}
     config = transformers.Qwen2_5_VLConfig(
         text_config=text(width, layers) | dict(rope_parameters=mrope),
@@ -59,43 +82,62 @@ def qwen(width: int, layers: int):
     processor = transformers.Qwen2_5_VLProcessor(
         transformers.Qwen2VLImageProcessor(), tokenizer(), transformers.Qwen2VLVideoProcessor()
     )
-    return config, processor, "qwen2_5_vl", picture(896, 896), 342
+    pruner = litelvlm.Pruner(model_of(config, dtype), processor, "divprune")
+    return pruner, picture(896, 896), 342
 
 
 def selection_ms(pruner, image, words, budget, repeats):
-    """(ms of scoring and shortening at a budget, ms of the same path at full budget)."""
-    times = {budget: [], None: []}
-    for _ in range(repeats):
-        for one, taken in times.items():
+    """Scoring, choosing and shortening: `prepare` at a budget beyond `prepare` at full budget."""
+    beyond = []
+    for _ in range(repeats + 1):
+        times = {}
+        for one in (budget, None):
             start = time.perf_counter()
             pruner.prepare(image, words, one)
-            taken.append((time.perf_counter() - start) * 1e3)
-    pairs = zip(times[budget], times[None], strict=True)
-    return statistics.median(a - b for a, b in pairs), statistics.median(times[None])
+            times[one] = (time.perf_counter() - start) * 1e3
+        beyond.append(times[budget] - times[None])
+    return statistics.median(beyond[1:])  # the first warms up
+
+
+def row(name, pruner, image, budget, repeats):
+    words = prompt(name)
+    found = paired(pruner, image, words, budget, repeats=repeats)
+    full, less = found.unpruned, found.pruned
+    extra = selection_ms(pruner, image, words, budget, max(repeats, 7))
+    saved = full.prefill_ms - less.prefill_ms
+    return [
+        f"{pruner.family.name}, `{pruner.method.name}`",
+        f"{less.image_tokens} of {full.image_tokens}",
+        f"{found.full_ratio:.3f} ({found.full_ms:,.0f} by {found.plain_ms:,.0f} ms)",
+        f"{found.prefill_ratio:.3f} ({less.prefill_ms:,.0f} by {full.prefill_ms:,.0f} ms)",
+        f"{found.flop_ratio:.3f}",
+        f"{extra:.1f}",
+        f"{extra / saved:.2%}",
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--width", type=int, default=1024)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--width", type=int, default=2048, help="of the language model (2048)")
+    parser.add_argument("--layers", type=int, default=6, help="of the language model (6)")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument("--repeats", type=int, default=7, help="timed turns (7)")
     args = parser.parse_args()
-    torch.manual_seed(0)
-    print(f"{args.layers} layers of width {args.width}, {args.dtype}, CPU,", end=" ")
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, ", end="")
-    print(f"transformers {transformers.__version__}, medians of {args.repeats} turns\n")
-    for build in (llava, qwen):
-        config, processor, kind, image, budget = build(args.width, args.layers)
-        dtype = getattr(torch, args.dtype)
-        model = transformers.AutoModelForImageTextToText.from_config(config, dtype=dtype).eval()
-        model.generation_config.pad_token_id = 0
-        method = "context" if kind == "llava" else "grid"
-        pruner = litelvlm.Pruner(model, processor, method)
-        print(kind, method, pruner.prepare(image, prompt(kind))["input_ids"].shape[1], "tokens")
-        print(paired(pruner, image, prompt(kind), budget, repeats=args.repeats))
-        extra, full = selection_ms(pruner, image, prompt(kind), budget, args.repeats)
-        print(f"selection {extra:.1f} ms on top of {full:.0f} ms for processor and tower\n")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    rows = []
+    for build in (llava, qwen2_5_vl):  # one model at a time in memory
+        torch.manual_seed(0)
+        given = build(args.width, args.layers, getattr(torch, args.dtype))
+        rows.append(row(build.__name__, *given, args.repeats))
+        del given
+    print(
+        f"{args.layers} layers of width {args.width}, {args.dtype}, CPU, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}, medians of {args.repeats} turns\n"
+    )
+    print("\n".join(markdown_table(HEADS, rows, (0,))))
 
 
 if __name__ == "__main__":

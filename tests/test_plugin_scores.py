@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import torch
 import transformers
-from tiny_vlm import CLIP, KINDS, fresh, logits, picture, prompt, tiny, tokenizer
+from tiny_vlm import CLIP, KINDS, clip_of, fresh, logits, picture, prompt, tiny, tokenizer
 
 import litelvlm
 from litelvlm.errors import InputError, ModelError
@@ -22,18 +22,7 @@ BEFORE = [name for name, method in METHODS.items() if method.where == "before"]
 
 @pytest.fixture(scope="module")
 def pair():
-    """(CLIPModel, tokenizer) whose vision half is the tower of the tiny LLaVA."""
-    torch.manual_seed(1)
-    text = dict(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        vocab_size=80, max_position_embeddings=12, eos_token_id=2, bos_token_id=1, pad_token_id=0,
-    )  # fmt: skip
-    config = transformers.CLIPConfig(
-        text_config=text, vision_config=dict(**CLIP, image_size=32), projection_dim=12
-    )
-    clip = transformers.CLIPModel(config).eval()
-    clip.vision_model.load_state_dict(tiny("llava")[0].model.vision_tower.state_dict())
-    return clip, tokenizer()
+    return clip_of(tiny("llava")[0])
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +277,12 @@ class TestBadInput:
             litelvlm.Pruner(model, processor, "grid")
         assert "models that can: LLaVA-1.5" in str(told.value)
 
+    def test_a_layout_that_is_not_known(self):
+        model, processor = fresh("llava")
+        model.config.vision_config.model_type = "pixtral"
+        with pytest.raises(ModelError, match="pixtral tower has no tested token layout"):
+            litelvlm.Pruner(model, processor, "grid").prepare(picture(), prompt("llava"), 4)
+
     def test_other_guides(self):
         model, processor = tiny("gemma3")
         with pytest.raises(InputError, match="guide must be an open_clip model"):
@@ -326,17 +321,3 @@ def test_load_of_a_wrong_type_says_what_it_takes():
     with pytest.raises(InputError, match=r"name, folder or hub id.*Pruner") as told:
         litelvlm.load(tiny("llava")[0])
     assert len(str(told.value)) < 200
-
-
-def test_the_readme_example_on_llava_and_qwen(tmp_path, pair):
-    from PIL import Image
-
-    Image.fromarray(picture()).save(tmp_path / "photo.png")
-    for kind, more in {"llava": {"clip": pair}, "qwen2_5_vl": {"method": "divprune"}}.items():
-        fresh(kind)[0].save_pretrained(tmp_path / kind)
-        model = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / kind)
-        pruner = litelvlm.Pruner(model, tiny(kind)[1], **more)
-        inputs = pruner.prepare(tmp_path / "photo.png", prompt(kind), budget=0.33)
-        out = model.generate(**inputs, max_new_tokens=4, do_sample=False)
-        assert out.shape[1] == inputs["input_ids"].shape[1] + 4
-        assert inputs.record[0].tokens_kept < inputs.record[0].tokens_total / 2

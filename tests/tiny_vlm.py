@@ -245,6 +245,22 @@ def tiny(kind):
     return fresh(kind)
 
 
+def clip_of(llava, **text):
+    """(CLIPModel, tokenizer) whose vision half is the tower of a LLaVA."""
+    torch.manual_seed(1)
+    sizes = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+    sizes |= dict(vocab_size=80, max_position_embeddings=12)
+    sizes |= dict(eos_token_id=2, bos_token_id=1, pad_token_id=0)
+    config = transformers.CLIPConfig(
+        text_config=sizes | text,
+        vision_config=llava.config.vision_config.to_dict(),
+        projection_dim=12,
+    )
+    clip = transformers.CLIPModel(config).eval()
+    clip.vision_model.load_state_dict(llava.model.vision_tower.state_dict())
+    return clip, tokenizer()
+
+
 def plain(kind, images, prompts):
     """What the processor makes of pictures (flat, one list a prompt where it wants that)."""
     _, processor = tiny(kind)

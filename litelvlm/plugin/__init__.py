@@ -6,11 +6,13 @@
     checks.py     what a user gives, checked
     record.py     what comes back
     pruner.py     `Pruner.prepare`: pictures and text in, arguments of `model.generate` out
+    harness.py    `PrunedProcessor`: the same in place of a program's own processor
 
 Nothing of the model is changed, so there is nothing to undo.
 """
 
 from litelvlm.plugin.families import FAMILIES, Family, Piece, table
+from litelvlm.plugin.harness import PrunedProcessor
 from litelvlm.plugin.pruner import Pruner
 from litelvlm.plugin.record import PictureRecord, PieceRecord, PrunedInputs
 
@@ -21,6 +23,7 @@ __all__ = [
     "Piece",
     "PieceRecord",
     "PrunedInputs",
+    "PrunedProcessor",
     "Pruner",
     "table",
 ]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from litelvlm.errors import ModelError
 from litelvlm.geometry import PatchFrame
+from litelvlm.tables import markdown_table
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -185,8 +186,6 @@ def _idefics(shown: Shown) -> Layout:
 
 def _one_square(shown: Shown) -> Layout:
     """Gemma 3, PaliGemma: the whole picture as a square."""
-    if len(shown.entries) != len(shown.sizes):
-        raise ModelError("pan-and-scan crops are not pruned: set do_pan_and_scan=False")
     return [(Piece(_square(count)),) for count in shown.entries]
 
 
@@ -323,14 +322,16 @@ def family_of(model_type: str) -> Family:
 
 def table() -> str:
     """The models as a Markdown table."""
-    lines = [
-        "| model | `model_type` | image tokens | score without a guide | positions |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    heads = ["model", "`model_type`", "image tokens", "score without a guide", "positions"]
     positions = {0: "compact", 1: "original, compact", 4: "original, compact (M-RoPE)"}
-    for row in FAMILIES:
-        types = ", ".join(f"`{name}`" for name in row.model_types)
-        lines.append(
-            f"| {row.name} | {types} | {row.tokens} | {row.score} | {positions[row.axes]} |"
-        )
-    return "\n".join(lines)
+    rows = [
+        [
+            row.name,
+            ", ".join(f"`{name}`" for name in row.model_types),
+            row.tokens,
+            row.score,
+            positions[row.axes],
+        ]
+        for row in FAMILIES
+    ]
+    return "\n".join(markdown_table(heads, rows, range(len(heads))))

@@ -55,7 +55,7 @@ class PictureRecord:
 
 
 class PrunedInputs(Mapping[str, Any]):
-    """Arguments for `model.generate(**inputs)`.
+    """Arguments for `model.generate(**inputs)`, used like what a processor returns.
 
     The vision features come in a fresh container at each access, because `generate` changes the
     one it gets when it expands beams: the same inputs may be used again.
@@ -79,6 +79,16 @@ class PrunedInputs(Mapping[str, Any]):
             kind, fields = self._features
             return {"image": kind(**fields)}
         return self._tensors[name]
+
+    def __getattr__(self, name: str) -> Tensor:
+        """`inputs.input_ids` as in a processor's output."""
+        if name.startswith("_") or name not in self._tensors:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return self._tensors[name]
+
+    def to(self, *_: Any, **__: Any) -> PrunedInputs:
+        """Itself: all tensors are where the model takes them, and in its dtype."""
+        return self
 
     def __iter__(self) -> Iterator[str]:
         yield from self._tensors
