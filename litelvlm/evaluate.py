@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import combinations, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -170,6 +170,7 @@ def _unit(
     if not unpruned:
         options.update(budget=budget, method=variant.name)
     items: list[Item] = []
+    kept: list[np.ndarray] = []
     stages: dict[str, Any] = {}
     if unpruned:
         stages = {cost.stage: (cost.ms, cost.peak_bytes, cost.flops) for cost in scene.costs}
@@ -188,7 +189,8 @@ def _unit(
         for sample, result, auc in zip(part, results, aucs, strict=True):
             target, share = targets[sample.id]
             both, either = overlap(result.mask, target)
-            recall = token_recall(result.token_map.kept(), share)
+            kept.append(result.token_map.kept())
+            recall = token_recall(kept[-1], share)
             items.append(
                 Item(sample.id, sample.text, sample.kind, both, either, recall, auc, result.found)
             )
@@ -207,7 +209,18 @@ def _unit(
         stages=stages,
         kv_bytes=costs.kv_cache_bytes,
         attention_bytes=(costs.attention_bytes or 0) // len(results),
+        same=None if unpruned else _same(kept, [targets[sample.id][0] for sample in samples]),
     )
+
+
+def _same(kept: list[np.ndarray], targets: list[np.ndarray]) -> float | None:
+    """Mean share of kept patches, (N,) bool, that expressions with different targets share."""
+    shares = [
+        (a & b).sum() / a.sum()
+        for (a, one), (b, other) in combinations(zip(kept, targets, strict=True), 2)
+        if not np.array_equal(one, other)
+    ]
+    return float(np.mean(shares)) if shares else None
 
 
 def _draw(pipe: Pipeline, samples: list[Sample], seed: int) -> tuple[list[Sample], tuple[str, str]]:

@@ -35,6 +35,7 @@ class Row:
         auc: mean reversal AUC; unpruned row only.
         giou_relative, ciou_relative: percent of the unpruned row; None without one.
         by_kind: kind of expression -> gIoU.
+        same: mean of `Unit.same` over pictures.
     """
 
     source: str
@@ -58,6 +59,7 @@ class Row:
     giou_relative: float | None = None
     ciou_relative: float | None = None
     by_kind: dict[str, float | None] = field(default_factory=dict)
+    same: float | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,7 @@ def _row(
             kind: mean(mean_iou(_counts(i) for i in items if i.kind == kind) for items in seeds)
             for kind in kinds
         },
+        same=_mean([unit.same for unit in good]),
     )
 
 
