@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from litelvlm.metrics import iou
 from litelvlm.pruning import Reason
 
 if TYPE_CHECKING:
@@ -309,30 +310,38 @@ def curve_figure(
     return picture
 
 
-def cost_figure(runs: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Stacked bars of the time of each stage, one bar a run.
+def methods_figure(
+    columns: Mapping[str, Sequence[GroundingResult]], whole: Sequence[GroundingResult]
+) -> Figure:
+    """Answers side by side: per phrase a row of token maps above a row of masks.
 
     Args:
-        runs: name of the run -> stage -> milliseconds.
+        columns: title -> the answers to the same phrases.
+        whole: the answers without pruning, outlined in white.
 
     Returns:
-        A matplotlib figure that belongs to no window.
+        A matplotlib figure that belongs to no window. Each mask is headed by its agreement (IoU)
+        with the unpruned one.
     """
     from matplotlib.figure import Figure as Canvas
 
-    picture = Canvas(figsize=(6.4, 0.9 + 0.5 * len(runs)), layout="constrained")
-    axes = picture.subplots()
-    stages = list(dict.fromkeys(stage for run in runs.values() for stage in run))
-    inks = ("#8da0b3", "#5f7387", "#e69f00", "#cc79a7", "#56b4e9", "#0072b2", "#004a73", "#009e73")
-    left = np.zeros(len(runs))
-    for number, stage in enumerate(stages):
-        width = np.array([run.get(stage, 0.0) for run in runs.values()])
-        axes.barh(list(runs), width, left=left, color=inks[number % len(inks)], label=stage)
-        left += width
-    axes.invert_yaxis()
-    axes.set_xlabel("milliseconds")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=7, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
+    height, width = whole[0].image.shape[:2]
+    tall = len(whole) * min(max(5.2 * height / width + 0.8, 2.0), 9.0)
+    picture = Canvas(figsize=(2.6 * len(columns) + 0.2, tall), layout="constrained")
+    grid = picture.subplots(2 * len(whole), len(columns), squeeze=False)
+    for places, (title, results) in zip(grid.T, columns.items(), strict=True):
+        for number, (item, full) in enumerate(zip(results, whole, strict=True)):
+            ink = PHRASE_COLOURS[number % len(PHRASE_COLOURS)]
+            line = mask_layer([full.mask], colours=[(255, 255, 255)], fill=0.0)
+            upper, lower = places[2 * number : 2 * number + 2]
+            upper.imshow(compose(item.image, token_layer(item.token_map)))
+            lower.imshow(compose(item.image, mask_layer([item.mask], colours=[ink]), line))
+            phrase = " ".join(item.phrase.split())[:30]
+            text = f"“{phrase}”: agreement {iou(item.mask, full.mask):.2f}"
+            lower.set_title(text, fontsize=8, parse_math=False)
+        for place in places:
+            place.set_axis_off()
+        places[0].set_title(title, fontsize=9)
     return picture
 
 

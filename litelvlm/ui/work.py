@@ -14,8 +14,10 @@ import numpy as np
 from litelvlm import viz
 from litelvlm.bench import Comparison, compare
 from litelvlm.errors import InputError
+from litelvlm.methods import get_method
 from litelvlm.metrics import iou, reversal_auc, token_recall
 from litelvlm.question import Question
+from litelvlm.selecting import check_method
 from litelvlm.ui.limits import Picture
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 MARKS = (32, 64, 128, 192, 288, 576)
 BLIND = "without a phrase"
+RIVALS = ("random", "grid")  # drawn beside LiteLVLM unless others are chosen
 LEAST = 8  # smallest budget the slider offers
 
 
@@ -264,18 +267,22 @@ def budgets(total: int) -> list[int]:
     return [*marks, total]
 
 
-def sweep(pipe: Pipeline, given: Answer, repeats: int = 3) -> Iterator[Sweep]:
+def sweep(
+    pipe: Pipeline, given: Answer, methods: Sequence[str] = RIVALS, repeats: int = 3
+) -> Iterator[Sweep]:
     """Agreement with the unpruned mask and prefill time over budgets, run by run.
 
-    The chosen method against random tokens and a uniform grid. Random tokens are drawn anew for
-    each repeat and averaged; times are medians over the repeats.
+    LiteLVLM and the method of the answer beside `methods`. Random tokens are drawn anew for each
+    repeat and averaged; times are medians over the repeats.
 
     Yields:
         The curve so far, after each budget.
     """
     scene = given.scene or pipe.encode(given.picture.image)
     ask = given.ask
-    names = tuple(dict.fromkeys((ask.method, "random", "grid")))
+    names = tuple(dict.fromkeys(("litelvlm", ask.method, *methods)))
+    for name in names:
+        check_method(get_method(name), pipe.family.capabilities.scores, pipe.name)
     steps = [(budget, name) for budget in budgets(scene.count)[:-1] for name in names]
     points: dict[str, list[tuple[int, float, float]]] = {name: [] for name in names}
     whole = Question(ask.phrases, mode=ask.mode)
