@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, islice
+from itertools import combinations, groupby, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -177,6 +177,7 @@ def _unit(
     if not unpruned:
         options.update(budget=budget, method=variant.name)
     items: list[Any] = []
+    kept: list[np.ndarray] = []
     stages: dict[str, Any] = {}
     if unpruned:
         stages = {cost.stage: (cost.ms, cost.peak_bytes, cost.flops) for cost in scene.costs}
@@ -185,6 +186,7 @@ def _unit(
             options["wording"] = (part[0].wording, "")
         results = pipe.ground(scene, [sample.text for sample in part], **options)
         _add(stages, results)
+        kept += [result.token_map.kept() for result in results]
         if isinstance(part[0], VqaItem):
             items += answered(source, part, results)
         else:
@@ -204,7 +206,18 @@ def _unit(
         stages=stages,
         kv_bytes=costs.kv_cache_bytes,
         attention_bytes=(costs.attention_bytes or 0) // len(results),
+        same=_same(kept, [targets[s.id][0] for s in samples]) if targets and not unpruned else None,
     )
+
+
+def _same(kept: list[np.ndarray], targets: list[np.ndarray]) -> float | None:
+    """Mean share of kept patches, (N,) bool, that expressions with different targets share."""
+    shares = [
+        (a & b).sum() / a.sum()
+        for (a, one), (b, other) in combinations(zip(kept, targets, strict=True), 2)
+        if not np.array_equal(one, other)
+    ]
+    return float(np.mean(shares)) if shares else None
 
 
 def _parts(samples: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from difflib import SequenceMatcher
+from typing import Any, ClassVar
 
 import numpy as np
 
 from litelvlm.geometry import MaskFrame, PatchFrame
+from litelvlm.metrics import iou
 from litelvlm.profiling import StageCost
 
 
@@ -123,6 +125,8 @@ class TextResult:
     warnings: tuple[str, ...] = ()
     costs: Costs | None = None
 
+    measure: ClassVar[str] = "words"  # what `agreement` compares
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.phrase!r}, {self.text!r}, {self._kept})"
 
@@ -131,6 +135,16 @@ class TextResult:
         """Deprecated spelling of `token_map`; a `Selection` is another type (`pruning`)."""
         warnings.warn("result.selection is called result.token_map", DeprecationWarning, 2)
         return self.token_map
+
+    @property
+    def region(self) -> np.ndarray:
+        """(H, W) bool, what the answer points at: nothing, where it has no mask."""
+        return np.zeros(self.image.shape[:2], bool)
+
+    def agreement(self, other: TextResult) -> float:
+        """0..1: the share of words that two answers have in common, in order; of masks the IoU."""
+        pair = (self.text.split(), other.text.split())
+        return SequenceMatcher(None, *pair, autojunk=False).ratio()
 
     @property
     def _kept(self) -> str:
@@ -171,9 +185,20 @@ class GroundingResult(TextResult):
     quality: float | None = None
     verdict: str | None = None
 
+    measure: ClassVar[str] = "IoU"
+
     def __repr__(self) -> str:
         found = f"{self.area_fraction:.1%} of the picture" if self.found else "nothing found"
         return f"GroundingResult({self.phrase!r}, {found}, {self._kept})"
+
+    @property
+    def region(self) -> np.ndarray:
+        """The mask."""
+        return self.mask
+
+    def agreement(self, other: TextResult) -> float:
+        """IoU of two masks, 0..1."""
+        return iou(self.mask, other.region)
 
     @property
     def logits(self) -> np.ndarray:

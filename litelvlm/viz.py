@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from litelvlm.geometry import PatchFrame
-    from litelvlm.result import GroundingResults, TokenMap
+    from litelvlm.result import TokenMap
 
 Colour = tuple[int, int, int]
 
@@ -239,7 +239,7 @@ def colour_scale(values: np.ndarray) -> ColourScale:
 
 
 # ------------------------------------------------------------------------------------ figures
-def figure(results: GroundingResults | Sequence[TextResult] | TextResult) -> Figure:
+def figure(results: Sequence[TextResult] | TextResult) -> Figure:
     """The figure for a paper: per phrase a row of mask or answer, token map and similarity.
 
     Args:
@@ -254,10 +254,7 @@ def figure(results: GroundingResults | Sequence[TextResult] | TextResult) -> Fig
     return _draw(Canvas(figsize=_size(rows), layout="constrained"), rows)
 
 
-def show(
-    results: GroundingResults | Sequence[TextResult] | TextResult,
-    save: str | Path | None = None,
-) -> None:
+def show(results: Sequence[TextResult] | TextResult, save: str | Path | None = None) -> None:
     """Show `figure(results)` in a window or a notebook, or write it to a file.
 
     Args:
@@ -278,7 +275,7 @@ def curve_figure(
     curves: Mapping[str, Sequence[tuple[float, float]]],
     *,
     x_label: str = "image tokens kept",
-    y_label: str = "agreement with the unpruned mask (IoU)",
+    y_label: str = "agreement with the unpruned answer",
 ) -> Figure:
     """Lines over the token budget, one a method, told apart by colour, dash and marker.
 
@@ -311,30 +308,38 @@ def curve_figure(
     return picture
 
 
-def cost_figure(runs: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Stacked bars of the time of each stage, one bar a run.
+def methods_figure(
+    columns: Mapping[str, Sequence[TextResult]], whole: Sequence[TextResult]
+) -> Figure:
+    """Answers side by side: per phrase a row of token maps above a row of masks or texts.
 
     Args:
-        runs: name of the run -> stage -> milliseconds.
+        columns: title -> the answers to the same phrases.
+        whole: the answers without pruning, outlined in white.
 
     Returns:
-        A matplotlib figure that belongs to no window.
+        A matplotlib figure that belongs to no window. Each answer is headed by its agreement with
+        the unpruned one.
     """
     from matplotlib.figure import Figure as Canvas
 
-    picture = Canvas(figsize=(6.4, 0.9 + 0.5 * len(runs)), layout="constrained")
-    axes = picture.subplots()
-    stages = list(dict.fromkeys(stage for run in runs.values() for stage in run))
-    inks = ("#8da0b3", "#5f7387", "#e69f00", "#cc79a7", "#56b4e9", "#0072b2", "#004a73", "#009e73")
-    left = np.zeros(len(runs))
-    for number, stage in enumerate(stages):
-        width = np.array([run.get(stage, 0.0) for run in runs.values()])
-        axes.barh(list(runs), width, left=left, color=inks[number % len(inks)], label=stage)
-        left += width
-    axes.invert_yaxis()
-    axes.set_xlabel("milliseconds")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=7, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
+    height, width = whole[0].image.shape[:2]
+    tall = len(whole) * min(max(5.2 * height / width + 0.8, 2.0), 9.0)
+    picture = Canvas(figsize=(2.6 * len(columns) + 0.2, tall), layout="constrained")
+    grid = picture.subplots(2 * len(whole), len(columns), squeeze=False)
+    for places, (title, results) in zip(grid.T, columns.items(), strict=True):
+        for number, (item, full) in enumerate(zip(results, whole, strict=True)):
+            ink = PHRASE_COLOURS[number % len(PHRASE_COLOURS)]
+            line = mask_layer([full.region], colours=[(255, 255, 255)], fill=0.0)
+            upper, lower = places[2 * number : 2 * number + 2]
+            upper.imshow(compose(item.image, token_layer(item.token_map)))
+            lower.imshow(compose(item.image, mask_layer([item.region], colours=[ink]), line))
+            phrase, told = " ".join(item.phrase.split())[:30], _told(item, 30)
+            text = f"“{phrase}”: agreement {item.agreement(full):.2f}{told}"
+            lower.set_title(text, fontsize=8, parse_math=False)
+        for place in places:
+            place.set_axis_off()
+        places[0].set_title(title, fontsize=9)
     return picture
 
 
@@ -348,10 +353,7 @@ def _draw(picture: Figure, rows: Sequence[TextResult]) -> Figure:
     grid = picture.subplots(len(rows), 3, squeeze=False)
     for number, (row, axes) in enumerate(zip(rows, grid, strict=True)):
         tokens, ink = row.token_map, PHRASE_COLOURS[number % len(PHRASE_COLOURS)]
-        views, said = [row.image], "\n" + fill(" ".join(row.text.split())[:160], 44)
-        if isinstance(row, GroundingResult):
-            views = [compose(row.image, mask_layer([row.mask], colours=[ink]))]
-            said = "" if row.found else " (nothing found)"
+        views = [compose(row.image, mask_layer([row.region], colours=[ink]))]
         views.append(compose(row.image, token_layer(tokens)))
         if tokens.similarity is not None:
             heat = heat_layer(tokens.similarity, tokens.frame, threshold=tokens.threshold)
@@ -364,7 +366,7 @@ def _draw(picture: Figure, rows: Sequence[TextResult]) -> Figure:
             place.set_axis_off()
         # A phrase is the user's text: no mathematics, one line.
         phrase = " ".join(row.phrase.split())[:60]
-        axes[0].set_title(f"“{phrase}”{said}", fontsize=9, parse_math=False)
+        axes[0].set_title(f"“{phrase}”{_told(row, 44)}", fontsize=9, parse_math=False)
         kept = {int(reason): int((tokens.reason == reason).sum()) for reason in set(tokens.reason)}
         axes[1].set_title(f"{len(tokens.order)} of {tokens.frame.count} image tokens", fontsize=9)
         inks = {reason: _fraction(REASON_COLOURS[reason]) for reason in kept}
@@ -387,14 +389,19 @@ def _draw(picture: Figure, rows: Sequence[TextResult]) -> Figure:
     return picture
 
 
+def _told(item: TextResult, width: int) -> str:
+    """What is written beside a phrase: an answer in text, or that there is no mask."""
+    if isinstance(item, GroundingResult):
+        return "" if item.found else " (nothing found)"
+    return "\n" + fill(" ".join(item.text.split())[:160], width)
+
+
 def _fraction(colour: Colour) -> tuple[float, float, float]:
     """RGB 0..255 -> 0..1, as matplotlib wants it."""
     return colour[0] / 255, colour[1] / 255, colour[2] / 255
 
 
-def _rows(
-    results: GroundingResults | Sequence[TextResult] | TextResult,
-) -> list[TextResult]:
+def _rows(results: Sequence[TextResult] | TextResult) -> list[TextResult]:
     rows = list(results) if isinstance(results, Sequence) else [results]
     if not rows:
         raise ValueError("nothing to show: no results")

@@ -153,7 +153,7 @@ class Visitor:
             }  # fmt: skip
             given = {"phrases": "the disc", "budget": 16, "method": "litelvlm", "mode": "forced"}
             given |= values
-            names = NAMES if endpoint != "sweep" else ("image", "phrases", "method", "model")
+            names = NAMES if endpoint != "sweep" else ("image", "phrases", "methods", "model")
             data = [file if name == "image" else given.get(name) for name in names]
         body = json.dumps({"data": data, "session_hash": self.session})
         headers = {"content-type": "application/json"}

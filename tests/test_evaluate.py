@@ -485,3 +485,34 @@ def test_a_card_needs_two_scenes(pipe):
 
     with pytest.raises(InputError, match="two scenes"):
         card_figures(pipe, "val", limit=1)
+
+
+def test_the_share_of_tokens_that_other_phrases_keep_is_told(pipe):
+    scene = next(training_scenes(1).samples())
+    image = scene.read_image()
+    half = np.zeros(image.shape[:2], bool)
+    half[:, : half.shape[1] // 2] = True
+    given = [Sample(str(n), "one", text, image, mask) for n, (text, mask) in enumerate(
+        [("the disc", half), ("the square", ~half), ("a disc", half)])]  # fmt: skip
+    units = evaluate(pipe, SampleList("pair", given), ["litelvlm", "grid"], [16])
+    same = {unit.variant: unit.same for unit in units}
+    kept = [
+        found.token_map.kept()
+        for found in pipe.ground(pipe.encode(image), [s.text for s in given], 16)
+    ]
+    pairs = [(kept[a] & kept[b]).sum() / 16 for a, b in ((0, 1), (1, 2))]
+    assert same["litelvlm"] == pytest.approx(np.mean(pairs))
+    assert same["grid"] == 1.0
+    assert same["none"] is None
+    assert "same %" in "\n".join(score_table(summarise(units)))
+    alone = evaluate(pipe, SampleList("one", given[:1]), ["grid"], [16])
+    assert {unit.same for unit in alone} == {None}
+    assert "same %" not in "\n".join(score_table(summarise(alone)))
+
+
+def test_a_line_may_call_its_expression_a_phrase(tmp_path):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    row = {"image": "a.png", "phrase": "the cat", "class": "cat", "kind": "unique", "mask": None}
+    (tmp_path / "val.jsonl").write_text(json.dumps(row) + "\n")
+    (sample,) = Folder(tmp_path / "val.jsonl").samples()
+    assert (sample.text, sample.name, sample.kind) == ("the cat", "cat", "unique")

@@ -382,6 +382,11 @@ def test_the_curve_and_the_endpoint_work_without_masks(desk, controls):
     overlay, record = api.ground(desk, session)
     assert np.array_equal(overlay, session.picture.image)
     assert "mask_rle" not in record["results"][0]
+    sides, record = api.compare(desk, session)
+    assert sides.ndim == 3
+    assert record["agreement_words"] == session.agreement
+    _, record = api.sweep(desk, session, ("grid",))
+    assert {"budget", "agreement_words", "prefill_ms"} == set(record["curves"]["grid"][0])
 
 
 def test_a_figure_holds_the_answer(llava, seen):

@@ -782,6 +782,7 @@ def test_a_large_model_without_gpu_says_that_it_is_slow(pipe, monkeypatch):
     [
         (["--auth", "nobody"], "USER:PASSWORD"),
         (["--auth", ":secret"], "USER:PASSWORD"),
+        (["--auth", "ada:lovelace", "--mcp"], "--mcp does not go with --auth"),
         (["--queue-size", "0"], "--queue-size"),
         (["--port", "70000"], "--port"),
         (["--keep-minutes", "0"], "--keep-minutes"),

@@ -211,11 +211,9 @@ def test_nothing_to_show_is_an_error():
         viz.figure([])
 
 
-def test_curves_and_costs_are_drawn_from_plain_numbers():
+def test_curves_are_drawn_from_plain_numbers():
     curves = viz.curve_figure({"LiteLVLM": [(8, 0.5), (16, 0.75)], "Random": [(8, 0.4)]})
     assert [line.get_xydata().tolist() for line in curves.axes[0].lines] == [
         [[8, 0.5], [16, 0.75]],
         [[8, 0.4]],
     ]
-    costs = viz.cost_figure({"pruned": {"clip": 1.0, "llm": 2.0}, "all": {"llm": 5.0}})
-    assert [patch.get_width() for patch in costs.axes[0].patches] == [1.0, 0.0, 2.0, 5.0]

@@ -98,6 +98,8 @@ def _settings(args: argparse.Namespace):  # type: ignore[no-untyped-def]
             raise InputError(f"--{name.replace('_', '-')} must be above 0")
     if args.mcp and importlib.util.find_spec("mcp") is None:
         raise InputError("--mcp needs one more package: pip install 'gradio[mcp]'")
+    if args.mcp and auth is not None:
+        raise InputError("--mcp does not go with --auth: tools cannot give a password")
     user, _, password = (auth or "").partition(":")
     own = {
         "models": tuple(dict.fromkeys(models)),

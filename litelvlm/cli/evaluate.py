@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from litelvlm.data.samples import Source
     from litelvlm.pipeline import Pipeline
 
+SHOWN = 60  # scenes of the split "train", which never end
 HELP = "compare selection methods over budgets on a data set"
 
 
@@ -179,7 +180,7 @@ def sources_of(args: argparse.Namespace) -> Sequence[Source]:
     """The sources that the options of `add_data` name."""
     from litelvlm.data.folder import Folder
     from litelvlm.data.refcoco import SPLITS, RefCOCO
-    from litelvlm.data.samples import SceneSource
+    from litelvlm.data.samples import SceneSource, training_scenes
     from litelvlm.data.vqa import READERS, Questions
 
     splits = words(args.split or ())
@@ -191,7 +192,10 @@ def sources_of(args: argparse.Namespace) -> Sequence[Source]:
         return [Questions(*pair) for pair in zip(names, folders, strict=True)]
     families = {name.partition("/")[0] for name in SPLITS}
     if args.data == "scenes":
-        return [SceneSource(split) for split in splits or ["val"]]
+        return [
+            training_scenes(SHOWN) if split == "train" else SceneSource(split)
+            for split in splits or ["val"]
+        ]
     if args.data.partition("/")[0] in families and (args.root or not Path(args.data).exists()):
         if args.root is None:
             raise InputError(f"--data {args.data} needs --root, the folder of its files")

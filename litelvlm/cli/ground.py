@@ -18,7 +18,6 @@ from litelvlm.cli import options
 from litelvlm.errors import InputError
 
 if TYPE_CHECKING:
-    from litelvlm.bench import Comparison
     from litelvlm.pipeline import Pipeline
     from litelvlm.result import GroundingResults, TextResult
     from litelvlm.scene import EncodedImage
@@ -129,21 +128,21 @@ def answer(args: argparse.Namespace, **asked: Any) -> int:
     else:
         results = pipe.answer(scene, question)
 
-    document = _document(scene, results)
+    document, told = _document(scene, results), [""] * len(results)
     if comparison is not None:
         document["unpruned"] = _document(scene, comparison.unpruned)
         document["comparison"] = comparison.to_json()
-        for item, row in zip(_agreement(comparison), document["results"], strict=True):
-            if item is not None:
-                row["agreement_with_unpruned_iou"] = round(item, 4)
+        pairs = zip(results, comparison.unpruned, document["results"], strict=True)
+        for number, (item, full, row) in enumerate(pairs):
+            score = item.agreement(full)
+            row[f"agreement_with_unpruned_{item.measure.lower()}"] = round(score, 4)
+            told[number] = f"; agreement with all tokens ({item.measure}) {score:.2f}"
     files = _write(args.out, pipe, scene, results, document, args.text) if args.out else []
     if args.json:
         print(json.dumps(document))
         return 0
-    agreement = _agreement(comparison) if comparison is not None else [None] * len(results)
-    for item, score in zip(results, agreement, strict=True):
-        told = "" if score is None else f"; agreement with all tokens (IoU) {score:.2f}"
-        print(_told(item) + told)
+    for item, more in zip(results, told, strict=True):
+        print(_told(item) + more)
     if comparison is not None:
         print(comparison)
     else:
@@ -153,19 +152,6 @@ def answer(args: argparse.Namespace, **asked: Any) -> int:
     if files:
         print(f"{len(files)} files in {args.out}")
     return 0
-
-
-def _agreement(comparison: Comparison) -> list[float | None]:
-    """IoU of the pruned and the unpruned mask, one a phrase; None for answers without a mask."""
-    from litelvlm.metrics import iou
-    from litelvlm.result import GroundingResult
-
-    return [
-        iou(a.mask, b.mask)
-        if isinstance(a, GroundingResult) and isinstance(b, GroundingResult)
-        else None
-        for a, b in zip(comparison.pruned, comparison.unpruned, strict=True)
-    ]
 
 
 def _document(scene: EncodedImage, results: GroundingResults) -> dict[str, Any]:

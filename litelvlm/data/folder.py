@@ -6,11 +6,12 @@
     {"image": "street.jpg", "text": "the bus", "mask": {"size": [480, 640], "counts": "..."}}
     {"image": "street.jpg", "text": "the left door", "mask": [[12.0, 40.5, 90, 41, 88, 200]]}
 
-`image`: path from the folder of the JSONL file. `text`: the expression. `mask`: path of a picture
-of the same size whose pixels that are neither black nor transparent are the target (of a JPEG:
-the brighter half); a list of such paths (their union); COCO polygons, or one polygon as points
-[x, y]; a COCO run-length mask; or null for "nothing". Optional: `id` (default: the line number),
-`kind`, `split` (default: every split). Paths that lead out of the folder are refused.
+`image`: path from the folder of the JSONL file. `text` (or `phrase`): the expression. `mask`: path
+of a picture of the same size whose pixels that are neither black nor transparent are the target (of
+a JPEG: the brighter half); a list of such paths (their union); COCO polygons, or one polygon as
+points [x, y]; a COCO run-length mask; or null for "nothing". Optional: `id` (default: the line
+number), `kind`, `class` (of the thing), `split` (default: every split). Paths that lead out of the
+folder are refused.
 
 Every line is checked before it is used. One that is wrong is told in `refused`, by its number; the
 others stay.
@@ -106,7 +107,8 @@ class Folder:
             raise ValueError("expected one JSON object a line")
         if self.split and row.get("split", self.split) != self.split:
             return None
-        for key in ("image", "text"):
+        said = "phrase" if "text" not in row and "phrase" in row else "text"
+        for key in ("image", said):
             if not isinstance(row.get(key), str) or not row[key].strip():
                 raise ValueError(f"{key!r} must be text")
         if "mask" not in row:
@@ -114,10 +116,11 @@ class Folder:
         return Sample(
             id=str(row.get("id", number)),
             picture=row["image"].replace("\\", "/"),
-            text=read_phrases(row["text"])[0],
+            text=read_phrases(row[said])[0],
             image=self._inside(row["image"]),
             mask=_Mask(self._shapes(row["mask"])),
             kind=str(row.get("kind", "")),
+            name=str(row.get("class", "")),
         )
 
     def _shapes(self, mask: Any) -> list[Any]:

@@ -33,6 +33,7 @@ class Sample:
         mask: (H, W) bool array, or a function of (H, W) that returns one; all False for an
             expression that refers to nothing.
         kind: kind of expression where the source knows it, else "".
+        name: class of the thing where the source knows it, else "".
     """
 
     id: str
@@ -41,6 +42,7 @@ class Sample:
     image: Path | np.ndarray | Callable[[], np.ndarray]
     mask: np.ndarray | Callable[[tuple[int, int]], np.ndarray]
     kind: str = ""
+    name: str = ""
 
     def read_image(self) -> np.ndarray:
         """The picture, (H, W, 3) uint8. Raises `InputError` if its file cannot be read."""

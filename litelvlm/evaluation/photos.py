@@ -1,14 +1,12 @@
 """The figures of a card on photographs of the user's: a folder with a val.jsonl and its pictures.
 
-A line of val.jsonl is one item: `image` (path in the folder), `phrase`, `class`, `kind`
-and `mask` (COCO run-length code, `size` [h, w]).
+A line of val.jsonl is one item, see `litelvlm.data.folder`; `class` and `kind` are needed here.
 """
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from litelvlm.data.folder import Folder
+from litelvlm.data.samples import by_picture
 from litelvlm.errors import InputError
 from litelvlm.metrics import iou, reversal_auc
 from litelvlm.tables import markdown_table
@@ -29,30 +29,14 @@ BLIND = ("another picture's tokens", "one token", "29 random tokens")
 RIVALS = ("random", "grid", "most-similar", "context")
 
 
-def read_items(folder: Path) -> list[dict[str, Any]]:
-    """The items of val.jsonl, masks decoded to (H, W) bool.
+@dataclass(frozen=True)
+class Asked:
+    """One item; mask (H, W) bool."""
 
-    Raises:
-        InputError: no such file, or a line that lacks something.
-    """
-    from pycocotools import mask as rle
-
-    path = folder / "val.jsonl"
-    items = []
-    try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            item = json.loads(line)
-            code = item["mask"]
-            size = [int(side) for side in code["size"]]
-            mask = rle.decode({"size": size, "counts": code["counts"].encode()}).astype(bool)
-            items.append(
-                {k: item[k] for k in ("image", "phrase", "class", "kind")} | {"mask": mask}
-            )
-    except OSError as fault:
-        raise InputError(f"{path}: cannot be read ({fault})") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as fault:
-        raise InputError(f"{path}: line {len(items) + 1} is no item ({fault!r})") from None
-    return items
+    phrase: str
+    name: str
+    kind: str
+    mask: np.ndarray
 
 
 def photo_figures(
@@ -76,19 +60,22 @@ def photo_figures(
         `called` verdict -> (share of items called so that are right, IoU > 0.5; items called so;
         share of absent names called so). A figure that nothing was measured for is None.
     """
-    by_image: dict[str, list[dict[str, Any]]] = {}
-    for item in read_items(folder):
-        by_image.setdefault(item["image"], []).append(item)
-    names = sorted({item["class"] for items in by_image.values() for item in items})
+    source = Folder(folder / "val.jsonl")
+    pictures = list(by_picture(source.samples()))
+    for fault in (*source.refused, *(f"{name}: no such picture" for name in source.missing)):
+        raise InputError(fault)
+    names = sorted({sample.name for samples in pictures for sample in samples})
     values: dict[Any, list[float]] = defaultdict(list)
     before: EncodedImage | None = None
-    some = list(by_image.items())[:limit]
-    for number, (image, items) in enumerate(tqdm(some, unit="photo", disable=not progress)):
-        scene = pipe.encode(folder / image)
+    some = tqdm(pictures[:limit], unit="photo", disable=not progress)
+    for number, samples in enumerate(some):
+        scene = pipe.encode(samples[0].read_image())
+        hw = scene.frame.image_hw
+        items = [Asked(s.text, s.name, s.kind, s.read_mask(hw)) for s in samples]
         for item in items:
             _ask(pipe, scene, before, item, number, values)
         _select(pipe, scene, items, values)
-        here = {item["class"] for item in items}
+        here = {item.name for item in items}
         absent = next((n for n in names[number % len(names) :] + names if n not in here), None)
         if absent is not None:
             values["absent", pipe.ground(scene, f"the {absent}")[0].verdict].append(1.0)
@@ -133,19 +120,19 @@ def _ask(
     pipe: Pipeline,
     scene: EncodedImage,
     before: EncodedImage | None,
-    item: dict[str, Any],
+    item: Asked,
     number: int,
     values: dict[Any, list[float]],
 ) -> None:
     """Answers about one item: at all budgets, by the rivals, and with the picture hidden."""
 
     def answer(scene: EncodedImage = scene, budget: int | None = None, **options: Any) -> float:
-        found = pipe.ground(scene, item["phrase"], budget, **options)[0]
-        return iou(found.mask, item["mask"])
+        found = pipe.ground(scene, item.phrase, budget, **options)[0]
+        return iou(found.mask, item.mask)
 
-    whole = pipe.ground(scene, item["phrase"])[0]
-    value = iou(whole.mask, item["mask"])
-    for key in (("litelvlm", None), ("kind", item["kind"]), ("class", item["class"])):
+    whole = pipe.ground(scene, item.phrase)[0]
+    value = iou(whole.mask, item.mask)
+    for key in (("litelvlm", None), ("kind", item.kind), ("class", item.name)):
         values[key].append(value)
     values["verdict", whole.verdict].append(float(value > 0.5))
     values["known", None].append(float(not whole.unknown_words))
@@ -162,16 +149,16 @@ def _ask(
 def _select(
     pipe: Pipeline,
     scene: EncodedImage,
-    items: list[dict[str, Any]],
+    items: list[Asked],
     values: dict[Any, list[float]],
 ) -> None:
     """What is kept for the items of one photo, and how their similarity is reversed."""
-    phrases = [item["phrase"] for item in items]
+    phrases = [item.phrase for item in items]
     scores = pipe.similarity(scene, phrases).cpu().numpy()
-    covers = [scene.frame.coverage(item["mask"]) for item in items]
+    covers = [scene.frame.coverage(item.mask) for item in items]
     listed = np.max(covers, 0)
     for item, cover, score in zip(items, covers, scores, strict=True):
-        other = [c for c, o in zip(covers, items, strict=True) if o["class"] != item["class"]]
+        other = [c for c, o in zip(covers, items, strict=True) if o.name != item.name]
         ground = (cover >= 0.5) | (listed < 0.05)
         _add(values["auc", "ground"], reversal_auc(score[ground], cover[ground]))
         if other:
@@ -179,7 +166,7 @@ def _select(
             _add(values["auc", "things"], reversal_auc(score[things], cover[things]))
     kept = [set(s.indices.tolist()) for s in pipe.select(scene, phrases, BUDGETS[-1])]
     for (i, a), (k, b) in combinations(enumerate(kept), 2):
-        if items[i]["class"] != items[k]["class"]:
+        if items[i].name != items[k].name:
             values["same", BUDGETS[-1]].append(len(a & b) / len(a))
 
 

@@ -78,6 +78,8 @@ class Unit:
             with the encoders.
         kv_bytes: keys and values of one expression.
         attention_bytes: attention weights written out per expression, by methods inside the model.
+        same: mean share of the kept patches that two expressions with different targets have in
+            common; None where there are no two.
         error: what went wrong; then there are no items.
     """
 
@@ -92,6 +94,7 @@ class Unit:
     stages: dict[str, tuple[float, int | None, int | None]] = field(default_factory=dict)
     kv_bytes: int = 0
     attention_bytes: int = 0
+    same: float | None = None
     error: str | None = None
 
     @property

@@ -149,10 +149,15 @@ def paper_table(rows: Sequence[Row]) -> list[str]:
 
 
 def score_table(rows: Sequence[Row]) -> list[str]:
-    """All scores of one source; the best gIoU of each budget in bold."""
+    """All scores of one source; the best gIoU of each budget in bold.
+
+    "same %": kept patches that two expressions of one picture with different targets share.
+    """
     heads = ["tokens", "method", "gIoU", "± seeds", "± data", "cIoU"]
     heads += [f"Pr@{at}" for at in THRESHOLDS]
     heads += ["recall", "gIoU rel. %", "cIoU rel. %", "tokens, mean over layers", "attention KiB"]
+    told = any(row.same is not None for row in rows)
+    heads += ["same %"] if told else []
     cells = []
     for row in rows:
         peers = [other.giou for other in rows if other.budget == row.budget and other.giou]
@@ -171,6 +176,7 @@ def score_table(rows: Sequence[Row]) -> list[str]:
                 _number(row.ciou_relative, 1, 1),
                 f"{row.mean_tokens:.0f}",
                 f"{row.attention_bytes / 1024:.0f}",
+                *([_number(row.same, 100, 0)] if told else []),
             ]
         )
     lines = markdown_table(heads, cells, (1,))

@@ -53,6 +53,7 @@ class Row(UnitsRow):
         auc: mean reversal AUC; unpruned row only.
         giou_relative, ciou_relative: percent of the unpruned row; None without one.
         by_kind: kind of expression -> gIoU.
+        same: mean of `Unit.same` over pictures.
     """
 
     attention_bytes: float
@@ -68,6 +69,7 @@ class Row(UnitsRow):
     giou_relative: float | None = None
     ciou_relative: float | None = None
     by_kind: dict[str, float | None] = field(default_factory=dict)
+    same: float | None = None
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,7 @@ def _row(units: list[Unit], whole: tuple[float | None, ...]) -> Row:
             kind: mean(mean_iou(_counts(i) for i in items if i.kind == kind) for items in seeds)
             for kind in kinds
         },
+        same=mean(unit.same for unit in units),
     )
 
 

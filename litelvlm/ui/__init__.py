@@ -9,9 +9,9 @@ Reading order:
     pictures.py    layers as data URLs;  charts.py  small SVG charts
     panels.py      records -> HTML, one function a tab
     callbacks.py   what happens on a click: plain functions
-    api.py         the three endpoints for programs
+    api.py         the three endpoints for programs;  tools.py  the same over MCP
     page.py        which components there are, and which callback each is tied to
     server.py      build, warm up, launch
 
-Only `components.py`, `page.py`, `style.py`, `api.py` and `server.py` import Gradio.
+Only `components.py`, `page.py`, `style.py`, `api.py`, `tools.py` and `server.py` import Gradio.
 """

@@ -1,83 +1,89 @@
 """The three endpoints for programs, and the only public ones: `/ground`, `/compare`, `/sweep`.
 
-What a program, or a language model over MCP, gets to read of them is made from one table of their
-inputs; so it repeats the bounds.
+Each answers with a picture and a record. What a program, or a language model over MCP, gets to
+read of the inputs is made from one table and from the page's own components, whose first values
+are the defaults here too.
 """
 
 from __future__ import annotations
 
 import inspect
+import logging
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import cv2
 import gradio as gr
 import numpy as np
 
 from litelvlm import viz
 from litelvlm.errors import InputError
+from litelvlm.methods import METHODS
 from litelvlm.question import CHOICES, SELECTION_OPTIONS
 from litelvlm.ui import handout
-from litelvlm.ui.callbacks import Controls, check
+from litelvlm.ui.callbacks import FAILED, Controls, check
 from litelvlm.ui.components import Picture, Raw
 from litelvlm.ui.desk import Desk
+from litelvlm.ui.inputs import Inputs
 from litelvlm.ui.limits import read_picture
-from litelvlm.ui.pictures import view_size
-from litelvlm.ui.work import Answer, mask_of
+from litelvlm.ui.pictures import pixels, view_size
+from litelvlm.ui.work import RIVALS, Answer
 
-_TEXT = {"type": "string"}
-# Input -> what it means; one with a default need not be sent.
+log = logging.getLogger(__name__)
+
+# Input -> what it means.
 _INPUTS = {
-    "image": "JPEG, PNG or WEBP, at most 50 megapixels.",
-    "phrases": "what to look for, one a line or a list; 1 to 6 phrases of at most 200 characters.",
+    "image": "JPEG, PNG, WEBP, GIF, BMP, TIFF or AVIF, at most 50 megapixels.",
+    "phrases": "what to look for, one a line; 1 to 6 phrases of at most 200 characters.",
     "budget": "image tokens that may enter the language model, a whole number from 1 to the "
-    "model's total (576 for full-size models); null keeps all.",
-    "method": "how the tokens are chosen: litelvlm, litelvlm-released, random, grid, most-similar "
-    "and others; an unknown name is answered with the list.",
-    **{
-        name: f"{' or '.join(CHOICES[name])}; null is the model's default."
-        for name in SELECTION_OPTIONS
-    },
-    "split": "paper, released or a share from 0 to 1; null is the model's default.",
-    "text": "what CLIP reads: phrase, question or templates; null is the model's default.",
+    "model's total, which is the unpruned model.",
+    "method": "how the tokens are chosen.",
+    "split": "paper, released or a share from 0 to 1 of tokens kept for low similarity; empty is "
+    "the model's default.",
+    "order": "of the kept tokens; empty is the model's default.",
+    "positions": "renumbered, or those of the unpruned prompt; empty is the model's default.",
+    "context": "the score behind recovered context; empty is the model's default.",
+    "text": "what CLIP reads; empty is the model's default.",
     "mode": "forced (the answer template is given) or generate (the model writes its answer).",
-    "model": "name of one of this demo's models; null is the first.",
+    "model": "one of this demo's models.",
+    "methods": "names of methods to draw beside litelvlm, separated by commas or spaces.",
 }
-_DEFAULTS = dict.fromkeys(_INPUTS) | {"method": "litelvlm", "mode": "forced"}
 _MUST = ("image", "phrases")
-_FEW = ("image", "phrases", "method", "model")
+_ASK = tuple(name for name in _INPUTS if name != "methods")
+_SWEEP = ("image", "phrases", "methods", "model")
+INPUTS = {"ground": _ASK, "compare": _ASK, "sweep": _SWEEP}
 
 
-def register(desk: Desk) -> None:
-    """Tie the endpoints to their names; call it inside a Blocks."""
+def register(desk: Desk, page: Inputs) -> None:
+    """Tie the endpoints to their names; call it inside a Blocks, after the page's `inputs`."""
     total = desk.tokens()
-    kinds: dict[str, list[dict[str, Any]]] = {
-        "budget": [{"type": "integer", "minimum": 1, "maximum": total}],
-        "split": [_TEXT, {"type": "number"}],
+    kinds: dict[str, dict[str, Any]] = {
+        "budget": {"type": "integer", "minimum": 1, "maximum": total},
+        "method": {"enum": list(METHODS)},
+        "model": {"enum": list(desk.models.names)},
+        "mode": {"enum": list(CHOICES["mode"])},
+        **{name: {"enum": ["", *CHOICES[name]]} for name in SELECTION_OPTIONS if name != "split"},
     }
-    examples = {
-        "phrases": "the red apple\nthe cat",
-        "budget": max(1, total // 3),
-        "method": "litelvlm",
-        "mode": "forced",
-    }
+    defaults = {name: getattr(page, name).value for name in _ASK if name not in _MUST}
+    defaults["methods"] = ", ".join(RIVALS)
+    examples = defaults | {"phrases": "the red apple\nthe cat"}
     with gr.Column(visible=False):
         inputs: dict[str, Any] = {"image": Picture(type="filepath", image_mode=None, label="image")}
         for name in list(_INPUTS)[1:]:
-            sent = name in _MUST or _DEFAULTS[name] is not None
-            kind = _TEXT if sent else {"anyOf": [*kinds.get(name, [_TEXT]), {"type": "null"}]}
-            inputs[name] = Raw(_DEFAULTS[name], label=name, kind=kind, example=examples.get(name))
+            kind = {"type": "string"} | kinds.get(name, {})
+            if name not in _MUST:
+                kind["default"] = defaults[name]
+            inputs[name] = Raw(defaults.get(name), label=name, kind=kind, example=examples[name])
         start = gr.Button("start", visible=False)
-        overlay = gr.Image(format="png", label="overlay", type="numpy")
+        picture = gr.Image(format="png", label="picture", type="numpy")
         record = gr.JSON(label="record")
-        for endpoint, names, outputs in (
-            (ground, tuple(_INPUTS), [overlay, record]),
-            (compare, tuple(_INPUTS), [record]),
-            (sweep, _FEW, [record]),
-        ):
+        for endpoint in (ground, compare, sweep):
+            names = INPUTS[endpoint.__name__]
             start.click(
-                _declared(desk, endpoint, names),
+                _declared(desk, endpoint, names, defaults),
                 [inputs[name] for name in names],
-                outputs,
+                [picture, record],
                 api_name=endpoint.__name__,
                 api_visibility="public",
                 concurrency_id="model",
@@ -86,18 +92,28 @@ def register(desk: Desk) -> None:
             )
 
 
-def _declared(desk: Desk, endpoint: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+def _declared(
+    desk: Desk, endpoint: Callable[..., Any], names: Sequence[str], defaults: dict[str, Any]
+) -> Callable[..., Any]:
     """An endpoint as a function of its inputs, with the signature and text Gradio hands out."""
 
     def call(*values: Any) -> Any:
-        given = dict(zip(names, values, strict=True))
+        given: dict[str, Any] = {
+            name: defaults.get(name) if value is None else value
+            for name, value in zip(names, values, strict=True)
+        }
+        more = {"methods": _listed(given.pop("methods"))} if "methods" in given else {}
         controls = Controls(picture=given.pop("image"), **given)
         try:
             picture = read_picture(controls.picture)
-            model = controls.model or desk.models.names[0]
-            return endpoint(desk, desk.answer(model, picture, check(desk, controls), None))
+            answer = desk.answer(str(controls.model), picture, check(desk, controls), None)
+            drawn, record = endpoint(desk, answer, **more)
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
+        except Exception:
+            log.exception("an endpoint failed")
+            raise gr.Error(FAILED, print_exception=False) from None
+        return drawn, record
 
     head, _, returns = inspect.cleandoc(endpoint.__doc__ or "").partition("\n\nReturns:\n")
     told = "\n".join(f"    {name}: {_INPUTS[name]}" for name in names)
@@ -107,13 +123,16 @@ def _declared(desk: Desk, endpoint: Callable[..., Any], names: Sequence[str]) ->
     either = inspect.Parameter.POSITIONAL_OR_KEYWORD
     call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
-            inspect.Parameter(name, either)
-            if name in _MUST
-            else inspect.Parameter(name, either, default=_DEFAULTS[name])
+            inspect.Parameter(name, either, default=defaults.get(name, inspect.Parameter.empty))
             for name in names
         ]
     )
     return call
+
+
+def _listed(names: Any) -> tuple[str, ...]:
+    """Names from text, separated by commas or spaces; or from a list."""
+    return tuple(re.split(r"[,\s]+", names.strip(", \n")) if isinstance(names, str) else names)
 
 
 def ground(desk: Desk, given: Answer) -> tuple[np.ndarray, dict[str, Any]]:
@@ -124,28 +143,27 @@ def ground(desk: Desk, given: Answer) -> tuple[np.ndarray, dict[str, Any]]:
         encoding at the picture's own size, whether anything was found, the tokens kept; and the
         cost of each stage.
     """
-    import cv2
-
     height, width = view_size(given.picture.image.shape[:2])  # at most as large as the page's
     small = given.picture.image
     if small.shape[:2] != (height, width):
         small = cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA)
-    masks = viz.mask_layer([mask_of(item) for item in given.pruned], (height, width))
+    masks = viz.mask_layer([item.region for item in given.pruned], (height, width))
     return viz.compose(small, masks), handout.to_json(given)
 
 
-def compare(desk: Desk, given: Answer) -> dict[str, Any]:
+def compare(desk: Desk, given: Answer) -> tuple[np.ndarray, dict[str, Any]]:
     """Ground phrases with and without pruning, and measure both side by side.
 
     Returns:
-        A record with "pruned" and "unpruned" (the masks only in the first), per phrase the
-        agreement of the two masks (IoU), and per stage the median, smallest and largest
-        milliseconds of repeated runs taken in turns.
+        The token maps and masks of both side by side, and a record with "pruned" and "unpruned"
+        (the masks only in the first), per phrase the agreement of the two masks (IoU) or texts
+        (words), and per stage the median, smallest and largest milliseconds of repeated runs taken
+        in turns.
     """
     given = desk.measure(given)
     measured = given.measured
     assert measured is not None
-    record: dict[str, Any] = {"pruned": handout.to_json(given), "agreement_iou": given.agreement}
+    record: dict[str, Any] = {"pruned": handout.to_json(given), _agreement(given): given.agreement}
     record["unpruned"] = {
         "llm_tokens": given.unpruned.costs.llm_tokens,
         "kv_cache_bytes": given.unpruned.costs.kv_cache_bytes,
@@ -166,24 +184,36 @@ def compare(desk: Desk, given: Answer) -> dict[str, Any]:
             for cost in results.costs.stages
             if (spread := measured.stages[cost.stage][number]) is not None
         ]
-    return record
+    kept, total = given.pruned.costs.tokens_kept, given.pruned.costs.tokens_total
+    columns = {f"{kept} of {total} tokens": given.pruned, f"all {total}": given.unpruned}
+    return pixels(viz.methods_figure(columns, given.unpruned)), record
 
 
-def sweep(desk: Desk, given: Answer) -> dict[str, Any]:
-    """How the answer and its cost change with the token budget, against two simple controls.
+def _agreement(given: Answer) -> str:
+    return f"agreement_{given.pruned[0].measure.lower()}"
+
+
+def sweep(desk: Desk, given: Answer, methods: Sequence[str]) -> tuple[np.ndarray, dict[str, Any]]:
+    """How the answer and its cost change with the token budget, beside other methods.
 
     Returns:
-        A record: "unpruned_prefill_ms", and per method a list of points with the budget, the mean
-        agreement (IoU) with the unpruned masks and the median milliseconds of the prefill.
+        The curves, and a record: "unpruned_prefill_ms", and per method a list of points with the
+        budget, the mean agreement with the unpruned answers (IoU of masks, words of texts) and the
+        median milliseconds of the prefill.
     """
-    last = list(desk.sweep(given))[-1]
-    return {
+    last = list(desk.sweep(given, methods))[-1]
+    record = {
         "unpruned_prefill_ms": last.unpruned_ms,
         "curves": {
             curve.method: [
-                {"budget": budget, "agreement_iou": score, "prefill_ms": ms}
+                {"budget": budget, _agreement(given): score, "prefill_ms": ms}
                 for budget, score, ms in curve.points
             ]
             for curve in last.curves
         },
     }
+    lines = {
+        METHODS[curve.method].title: [(budget, score) for budget, score, _ in curve.points]
+        for curve in last.curves
+    }
+    return pixels(viz.curve_figure(lines)), record

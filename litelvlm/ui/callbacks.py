@@ -35,6 +35,7 @@ EMPTY = {
 }
 CHEAP_BYTES = 1e9  # weights up to which costs are measured unasked
 NO_SNIPPET = "# After an answer: the lines that reproduce it.\n"
+FAILED = "This run failed on our side. Try again, or another picture or phrase."
 STALE = "<style>#lv-tabs .tabitem{opacity:.45;filter:grayscale(.6)}</style>"
 
 
@@ -118,8 +119,7 @@ def ground(desk: Desk, session: Answer | None, given: Controls, index: Any = 0) 
         return failure(str(error), session)
     except Exception:
         log.exception("a run failed")
-        text = "This run failed on our side. Try again, or another picture or phrase."
-        return failure(text, session)
+        return failure(FAILED, session)
     return _filled(desk, answer, session, start, index, given.address)
 
 

@@ -26,12 +26,21 @@ class Picture(gr.Image):
             )
         return str(payload.path)
 
+    def api_info(self) -> dict[str, Any]:
+        """JSON schema of a file record, without what programs never send."""
+        meta = {"type": "object", "default": {"_type": "gradio.FileData"}}
+        return {
+            "type": "object",
+            "properties": {"path": {"type": "string"}, "meta": meta},
+            "additional_description": "an upload: its path on the server",
+        }
+
 
 class Raw(gr.Textbox):
     """An input for programs: any JSON value, checked by the endpoint itself.
 
     Args:
-        value: where none is sent; None for "must be sent".
+        value: where none is sent, of any type; None for "must be sent".
         label: name of the parameter.
         kind: JSON schema of the value, with its bounds.
         example: a value that works.
@@ -41,7 +50,7 @@ class Raw(gr.Textbox):
 
     # Gradio hands out what its own arguments are called; so these keep its names.
     def __init__(
-        self, value: str | None = None, *, label: str, kind: dict[str, Any], example: Any = None
+        self, value: Any = None, *, label: str, kind: dict[str, Any], example: Any = None
     ) -> None:
         self.kind = kind
         self.example = example
@@ -50,6 +59,10 @@ class Raw(gr.Textbox):
     def preprocess(self, payload: Any) -> Any:
         """The value as sent."""
         return payload
+
+    def postprocess(self, value: Any) -> Any:
+        """The value as it is."""
+        return value
 
     def api_info(self) -> dict[str, Any]:
         """JSON schema of the value."""

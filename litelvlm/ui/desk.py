@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +49,9 @@ class Desk:
         def _measure(name: str, given: work.Answer) -> work.Answer:
             return work.measure(models.get(name), given)
 
-        @gpu(lambda name, given: 100)
-        def _sweep(name: str, given: work.Answer) -> Iterator[work.Sweep]:
-            yield from work.sweep(models.get(name), given)
+        @gpu(lambda name, given, methods: 40 + 20 * len(methods))
+        def _sweep(name: str, given: work.Answer, methods: Sequence[str]) -> Iterator[work.Sweep]:
+            yield from work.sweep(models.get(name), given, methods)
 
         self._answer, self._measure, self._sweep = _answer, _measure, _sweep
 
@@ -91,9 +91,11 @@ class Desk:
         done = self._measure(given.model, given)
         return replace(given, measured=done.measured)
 
-    def sweep(self, given: work.Answer) -> Iterator[work.Sweep]:
+    def sweep(
+        self, given: work.Answer, methods: Sequence[str] = work.RIVALS
+    ) -> Iterator[work.Sweep]:
         """See `work.sweep`; by the model that answered."""
-        yield from self._sweep(given.model, given)
+        yield from self._sweep(given.model, given, methods)
 
     def warm_up(self) -> float | None:
         """Run the first model once on a blank picture, so that the first visitor need not wait.

@@ -38,8 +38,6 @@ class RequestGuard:
             about that long, so this bounds the disk.
         window_s: seconds.
         same_site: refuse requests that a browser marks as sent by another site.
-        remote_files: let a request name a picture by its web address, which the server would
-            fetch. Pictures inlined as data: URLs are refused always.
     """
 
     def __init__(
@@ -51,7 +49,6 @@ class RequestGuard:
         window_bytes: int,
         window_s: float,
         same_site: bool = True,
-        remote_files: bool = False,
     ) -> None:
         self.app = app
         self.body_bytes = body_bytes
@@ -59,7 +56,6 @@ class RequestGuard:
         self.window_bytes = window_bytes
         self.window_s = window_s
         self.same_site = same_site
-        self.schemes = ("data:",) if remote_files else ("data:", "http:", "https:", "ftp:", "//")
         self.admitted: deque[tuple[float, int]] = deque()
         self.sum = 0
 
@@ -112,7 +108,7 @@ class RequestGuard:
             if len(body) > limit:
                 await _answer(send, 413, _too_large(limit))
                 return
-        fault = _fault(body, self.schemes, call=bool(_CALL.search(scope["path"])))
+        fault = _fault(body, call=bool(_CALL.search(scope["path"])))
         if fault:
             await _answer(send, 422, fault)
             return
@@ -169,15 +165,16 @@ def _too_large(limit: int) -> str:
 # Paths under which Gradio would ask other hosts, and those under which it runs a callback.
 _FOREIGN = re.compile(r"/(file|proxy)[=/]\s*([a-z][a-z0-9+.-]*:|//)", re.IGNORECASE)
 _TOOLS = re.compile(r"/mcp(/|$)")
+# Beginnings of addresses that a file record must not have: the server would fetch them.
+_SCHEMES = ("data:", "http:", "https:", "ftp:", "//")
 _CALL = re.compile(r"/(call|run|api|queue)/")
 
 
-def _fault(body: bytes, schemes: tuple[str, ...], call: bool) -> str | None:
+def _fault(body: bytes, call: bool) -> str | None:
     """What is wrong with the body of a request, or None.
 
     Args:
         body: as received.
-        schemes: beginnings of addresses that a file record must not have.
         call: whether the request calls an endpoint, so that its form is known.
     """
     try:
@@ -191,7 +188,7 @@ def _fault(body: bytes, schemes: tuple[str, ...], call: bool) -> str | None:
         value = waiting.pop()
         if isinstance(value, dict):
             path, url = value.get("path"), value.get("url")
-            if isinstance(path, str) and path.strip().lower().startswith(schemes):
+            if isinstance(path, str) and path.strip().lower().startswith(_SCHEMES):
                 return "Upload the picture first; web addresses are not taken."
             if isinstance(url, str) and url.strip().lower().startswith("data:"):
                 return "Upload the picture first; data: URLs are not taken."

@@ -171,9 +171,8 @@ def to_json(given: Answer) -> dict:
     record = results.to_json()
     height, width = given.picture.original_hw
     record["image"] = {"width": width, "height": height, "sha256": given.picture.key}
-    for result, score in zip(record["results"], given.agreement, strict=True):
-        name = "agreement_with_unpruned_" + ("iou" if given.masks else "words")
-        result[name] = round(score, 4)
+    for result, item, score in zip(record["results"], results, given.agreement, strict=True):
+        result[f"agreement_with_unpruned_{item.measure.lower()}"] = round(score, 4)
     return record
 
 

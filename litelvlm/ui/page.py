@@ -256,7 +256,7 @@ def build(desk: Desk) -> gr.Blocks:
             [about, inputs.budget, marks, answer_tab, inputs.phrases],
             **RUN,
         )
-        api.register(desk)
+        api.register(desk, inputs)
     return blocks
 
 

@@ -8,6 +8,7 @@ import io
 
 import cv2
 import numpy as np
+from PIL import Image
 
 VIEW_SIDE = 960  # longest side of what is shown, pixels
 
@@ -60,3 +61,8 @@ def figure_bytes(figure: object, kind: str) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format=kind, dpi=160)  # type: ignore[attr-defined]
     return stream.getvalue()
+
+
+def pixels(figure: object) -> np.ndarray:
+    """A matplotlib figure as (H, W, 3) uint8 RGB."""
+    return np.asarray(Image.open(io.BytesIO(figure_bytes(figure, "png"))).convert("RGB"))

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from litelvlm.ui import page, patch_map, style
+from litelvlm.ui import api, page, patch_map, style, tools
 from litelvlm.ui.desk import Desk
 from litelvlm.ui.guard import RequestGuard
 from litelvlm.ui.limits import harden_pillow
@@ -72,7 +72,6 @@ def launch(settings: Settings, load: Any = None, block: bool = True) -> gr.Block
         window_bytes=int(settings.disk_mb * 1e6),
         window_s=60 * settings.keep_minutes,
         same_site=not on_spaces,  # a Space is meant to be embedded and called from elsewhere
-        remote_files=settings.mcp,  # tools name pictures by their address
     )
     blocks.launch(
         server_name="0.0.0.0" if on_spaces else settings.host,
@@ -94,6 +93,10 @@ def launch(settings: Settings, load: Any = None, block: bool = True) -> gr.Block
         theme=style.theme(),
         css=style.CSS + patch_map.CSS,
         head=f"<script>{style.SCRIPT}{patch_map.SCRIPT}</script>",
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
     )
+    if settings.mcp:
+        tools.answer_calls(blocks, api.INPUTS)
+    if block:
+        blocks.block_thread()
     return blocks

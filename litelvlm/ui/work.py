@@ -7,7 +7,6 @@ import statistics
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,20 +14,23 @@ import numpy as np
 from litelvlm import viz
 from litelvlm.bench import Comparison, compare
 from litelvlm.errors import InputError
-from litelvlm.metrics import iou, reversal_auc, token_recall
+from litelvlm.methods import get_method
+from litelvlm.metrics import reversal_auc, token_recall
 from litelvlm.question import Question
 from litelvlm.result import GroundingResult
+from litelvlm.selecting import check_method
 from litelvlm.ui.limits import Picture
 
 if TYPE_CHECKING:
     from litelvlm.pipeline import Pipeline
     from litelvlm.profiling import StageCost
-    from litelvlm.result import GroundingResults, TextResult
+    from litelvlm.result import GroundingResults
     from litelvlm.scene import EncodedImage
 
 log = logging.getLogger(__name__)
 MARKS = (32, 64, 128, 192, 288, 576)
 BLIND = "without a phrase"
+RIVALS = ("random", "grid")  # drawn beside LiteLVLM unless others are chosen
 LEAST = 8  # smallest budget the slider offers
 
 
@@ -71,15 +73,15 @@ class Answer:
 
     @property
     def agreement(self) -> list[float]:
-        """How alike the pruned and the unpruned answer are, one a phrase; see `alike`."""
-        return [alike(a, b) for a, b in zip(self.pruned, self.unpruned, strict=True)]
+        """How alike the pruned and the unpruned answer are, one a phrase."""
+        return [a.agreement(b) for a, b in zip(self.pruned, self.unpruned, strict=True)]
 
     def facts(self, index: int) -> Facts:
         """What can be read off the token map and the similarity of one phrase."""
         item = self.pruned[index]
         frame = item.token_map.frame
-        inside = frame.coverage(mask_of(item))
-        others = [frame.coverage(mask_of(other)) for other in self.pruned if other is not item]
+        inside = frame.coverage(item.region)
+        others = [frame.coverage(other.region) for other in self.pruned if other is not item]
         elsewhere = np.max([np.zeros(frame.count), *others], axis=0)
         ground = (elsewhere < 0.5) | (inside >= 0.5)
         things = (elsewhere >= 0.5) | (inside >= 0.5)
@@ -103,19 +105,6 @@ class Answer:
             seen=seen,
             padding=int((item.token_map.kept() & ~viz.seen_patches(frame)).sum()),
         )
-
-
-def mask_of(item: TextResult) -> np.ndarray:
-    """(H, W) bool; empty for an answer in text."""
-    empty = np.zeros(item.token_map.frame.image_hw, bool)
-    return item.mask if isinstance(item, GroundingResult) else empty
-
-
-def alike(one: TextResult, other: TextResult) -> float:
-    """0..1: the IoU of two masks, or the share of words that two texts have in common, in order."""
-    if isinstance(one, GroundingResult) and isinstance(other, GroundingResult):
-        return iou(one.mask, other.mask)
-    return SequenceMatcher(None, one.text.split(), other.text.split(), autojunk=False).ratio()
 
 
 @dataclass(frozen=True)
@@ -285,18 +274,22 @@ def budgets(total: int) -> list[int]:
     return [*marks, total]
 
 
-def sweep(pipe: Pipeline, given: Answer, repeats: int = 3) -> Iterator[Sweep]:
+def sweep(
+    pipe: Pipeline, given: Answer, methods: Sequence[str] = RIVALS, repeats: int = 3
+) -> Iterator[Sweep]:
     """Agreement with the unpruned answer and prefill time over budgets, run by run.
 
-    The chosen method against random tokens and a uniform grid. Random tokens are drawn anew for
-    each repeat and averaged; times are medians over the repeats.
+    LiteLVLM and the method of the answer beside `methods`. Random tokens are drawn anew for each
+    repeat and averaged; times are medians over the repeats.
 
     Yields:
         The curve so far, after each budget.
     """
     scene = given.scene or pipe.encode(given.picture.image)
     ask = given.ask
-    names = tuple(dict.fromkeys((ask.method, "random", "grid")))
+    names = tuple(dict.fromkeys(("litelvlm", ask.method, *methods)))
+    for name in names:
+        check_method(get_method(name), pipe.family.capabilities.scores, pipe.name)
     steps = [(budget, name) for budget in budgets(scene.count)[:-1] for name in names]
     points: dict[str, list[tuple[int, float, float]]] = {name: [] for name in names}
     full = [pipe.answer(scene, _unpruned(ask)) for _ in range(repeats)]
@@ -307,7 +300,7 @@ def sweep(pipe: Pipeline, given: Answer, repeats: int = 3) -> Iterator[Sweep]:
             pipe.answer(scene, replace(ask, budget=budget, method=name, seed=turn))
             for turn in range(repeats)
         ]
-        scores = [alike(a, b) for run in runs for a, b in zip(run, full[0], strict=True)]
+        scores = [a.agreement(b) for run in runs for a, b in zip(run, full[0], strict=True)]
         time_ms = statistics.median(_prefill(run) for run in runs)
         points[name].append((budget, statistics.fmean(scores), time_ms))
         curves = tuple(Curve(key, tuple(values)) for key, values in points.items())
