@@ -12,8 +12,6 @@ answers mean nothing.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 
 import torch
 import transformers
@@ -86,33 +84,17 @@ def qwen2_5_vl(width, layers, dtype):
     return pruner, picture(896, 896), 342
 
 
-def selection_ms(pruner, image, words, budget, repeats):
-    """Scoring, choosing and shortening: `prepare` at a budget beyond `prepare` at full budget."""
-    beyond = []
-    for _ in range(repeats + 1):
-        times = {}
-        for one in (budget, None):
-            start = time.perf_counter()
-            pruner.prepare(image, words, one)
-            times[one] = (time.perf_counter() - start) * 1e3
-        beyond.append(times[budget] - times[None])
-    return statistics.median(beyond[1:])  # the first warms up
-
-
 def row(name, pruner, image, budget, repeats):
-    words = prompt(name)
-    found = paired(pruner, image, words, budget, repeats=repeats)
+    found = paired(pruner, image, prompt(name), budget, repeats=repeats)
     full, less = found.unpruned, found.pruned
-    extra = selection_ms(pruner, image, words, budget, max(repeats, 7))
-    saved = full.prefill_ms - less.prefill_ms
     return [
         f"{pruner.family.name}, `{pruner.method.name}`",
         f"{less.image_tokens} of {full.image_tokens}",
         f"{found.full_ratio:.3f} ({found.full_ms:,.0f} by {found.plain_ms:,.0f} ms)",
         f"{found.prefill_ratio:.3f} ({less.prefill_ms:,.0f} by {full.prefill_ms:,.0f} ms)",
         f"{found.flop_ratio:.3f}",
-        f"{extra:.1f}",
-        f"{extra / saved:.2%}",
+        f"{found.selection_ms:.1f}",
+        f"{found.selection_share:.2%}",
     ]
 
 

@@ -24,6 +24,7 @@ from litelvlm.result import TextResult
 from litelvlm.ui import api, callbacks, handout, pictures
 from litelvlm.ui.callbacks import Controls
 from litelvlm.ui.desk import Desk
+from litelvlm.ui.page import build
 from litelvlm.ui.settings import Settings
 from litelvlm.viz import figure
 
@@ -358,6 +359,17 @@ def test_the_page_shows_answers_side_by_side(desk, controls, llava, seen):
     assert "Masks" not in callbacks.prepare_downloads(page.session).downloads
     again = callbacks.ground(desk, page.session, controls)
     assert again.session.unpruned is page.session.unpruned
+
+
+def test_the_demo_is_warm_before_the_first_question(desk):
+    assert desk.warm_up() > 0
+
+
+def test_the_page_has_a_question_box(desk):
+    components = build(desk).get_config_file()["components"]
+    labels = {component["props"].get("label") for component in components}
+    assert {"What to ask", "Answers", "Tokens", "Similarity", "Cost"} <= labels
+    assert not {"What to look for", "Masks"} & labels
 
 
 def test_what_the_page_hands_out_gives_the_same_answer(desk, controls, llava, seen, capsys):

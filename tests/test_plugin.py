@@ -207,6 +207,28 @@ def test_decoding_goes_on_after_the_last_original_position(kind):
     assert [step.tolist() for step in seen] == [(last + n).tolist() for n in range(3)]
 
 
+def test_a_second_turn_keeps_the_pruned_prompt():
+    """Nothing is left from call to call: the same picture in a longer chat is pruned alike."""
+    prune, other = pruner("qwen2_5_vl", "divprune"), picture(80, 40, 3)
+    first = prune.prepare(picture(), prompt("qwen2_5_vl"), 4)
+    prune.prepare(other, prompt("qwen2_5_vl", ASK), 2)
+    chat = prompt("qwen2_5_vl") + " the apple is red " + prompt("qwen2_5_vl", ASK)
+    second = prune.prepare([picture(), other], chat, [4, 3])
+    length = first["input_ids"].shape[1]
+    assert torch.equal(second["input_ids"][:, :length], first["input_ids"])
+    assert torch.equal(second["position_ids"][..., :length], first["position_ids"])
+    kept, again = (i["mm_encoder_outputs"]["image"].pooler_output for i in (first, second))
+    close(torch.cat(again)[:4], torch.cat(kept))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_placeholders_are_counted_by_their_ids_never_by_their_embeddings(kind):
+    """With `inputs_embeds` a kept token equal to the placeholder's embedding would be counted."""
+    inputs = pruner(kind).prepare(picture(), prompt(kind), 0.5)
+    assert "input_ids" in inputs
+    assert "inputs_embeds" not in inputs
+
+
 def test_deepstack_features_are_pruned_with_the_same_patches():
     inputs = pruner("qwen3_vl").prepare(picture(), prompt("qwen3_vl"), 3)
     full = pruner("qwen3_vl").prepare(picture(), prompt("qwen3_vl"))

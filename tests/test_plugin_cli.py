@@ -80,6 +80,7 @@ def test_pairs_are_measured_on_the_untouched_model(kind):
     assert found.flop_ratio < 1
     assert found.pruned.image_tokens < found.unpruned.image_tokens
     assert min(found.plain_ms, found.full_ms, found.prefill_ratio) > 0
+    assert str(found).count("\n") == 2
 
 
 @pytest.mark.parametrize("kind", ["llava", "paligemma", "florence2"])

@@ -191,7 +191,8 @@ class TestBadInput:
         assert "[1, 2]" in self.told(nested, [two, prompt("llava")], 4)
         assert "no image placeholder" in self.told(picture(), "what is the apple", 4)
         assert "no such file" in self.told("nowhere.jpg", prompt("llava"), 4)
-        assert "text must be" in self.told(picture(), [3], 4)
+        for text in (None, 3, [], [3]):
+            assert "text must be" in self.told(picture(), text, 4)
 
     def test_an_answer_with_the_placeholder_is_seen_in_the_second_turn(self):
         turn = prompt("llava") + " <image> " + ASK  # the model wrote its own placeholder
@@ -289,6 +290,10 @@ class TestBadInput:
             litelvlm.Pruner(model, processor, guide="ViT-B-16")
         with pytest.raises(InputError, match="clip must be"):
             litelvlm.Pruner(*tiny("llava"), clip=3)
+        resnet = dict(image_size=64, layers=[1, 1, 1, 1], width=8, head_width=8)
+        text = dict(width=16, heads=2, layers=1)
+        with pytest.raises(ModelError, match="ModifiedResNet, expected a plain ViT"):
+            litelvlm.Pruner(model, processor, guide=open_clip.CLIP(12, resnet, text))
 
 
 class Int8Linear(torch.nn.Module):
@@ -315,6 +320,19 @@ def test_a_quantised_model_works_and_its_tower_is_still_recognised(pair):
     prune = litelvlm.Pruner(model, processor, clip=pair)
     inputs = prune.prepare(picture(), prompt("llava"), 5)
     assert logits(model, inputs).isfinite().all()
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_compiled_model_works(in_place):
+    model, processor = fresh("llava")
+    plain = litelvlm.Pruner(model, processor, "grid").prepare(picture(), prompt("llava"), 5)
+    expected = logits(model, plain)
+    if in_place:
+        model.compile(backend="eager")
+    else:
+        model = torch.compile(model, backend="eager")
+    inputs = litelvlm.Pruner(model, processor, "grid").prepare(picture(), prompt("llava"), 5)
+    torch.testing.assert_close(logits(model, inputs), expected, atol=2e-5, rtol=1e-4)
 
 
 def test_load_of_a_wrong_type_says_what_it_takes():

@@ -56,6 +56,8 @@ class Paired:
         unpruned: language model on all tokens.
         pruned: language model on the budget.
         prefill_ratio: median over the turns of pruned by unpruned prefill time.
+        selection_ms: of scoring, choosing and shortening: `prepare` at the budget beyond `prepare`
+            with all tokens.
     """
 
     plain_ms: float
@@ -64,11 +66,17 @@ class Paired:
     unpruned: Run
     pruned: Run
     prefill_ratio: float
+    selection_ms: float
 
     @property
     def flop_ratio(self) -> float:
         """Pruned by unpruned FLOPs of the prefill."""
         return self.pruned.flops / self.unpruned.flops
+
+    @property
+    def selection_share(self) -> float:
+        """Selection by the prefill time it saves."""
+        return self.selection_ms / (self.unpruned.prefill_ms - self.pruned.prefill_ms)
 
     def __str__(self) -> str:
         return (
@@ -76,7 +84,8 @@ class Paired:
             f"({self.full_ms:.0f} by {self.plain_ms:.0f} ms)\n"
             f"prefill at {self.pruned.image_tokens} of {self.unpruned.image_tokens} image tokens: "
             f"{self.prefill_ratio:.3f} ({self.pruned.prefill_ms:.0f} by "
-            f"{self.unpruned.prefill_ms:.0f} ms), FLOPs {self.flop_ratio:.3f}"
+            f"{self.unpruned.prefill_ms:.0f} ms), FLOPs {self.flop_ratio:.3f}\n"
+            f"selection: {self.selection_ms:.1f} ms, {self.selection_share:.2%} of what it saves"
         )
 
 
@@ -183,7 +192,7 @@ def measure(
 def paired(pruner: Pruner, image: Any, prompt: str, budget: Any, *, repeats: int = 7) -> Paired:
     """The plug-in against the untouched model, and a budget against all tokens.
 
-    All four take turns in one process after a warm-up, so that a busy machine slows all alike.
+    All take turns in one process after a warm-up, so that a busy machine slows all alike.
 
     Args:
         pruner: a model and a rule.
@@ -204,16 +213,20 @@ def paired(pruner: Pruner, image: Any, prompt: str, budget: Any, *, repeats: int
         inputs = processor(images=shown, text=[prompt], return_tensors="pt")
         _first_token(model, inputs.to(model.device, model.dtype))
 
-    def full() -> None:
-        _first_token(model, pruner.prepare(picture, prompt))
+    def prepare(one: Any) -> PrunedInputs:
+        inputs = pruner.prepare(picture, prompt, one)
+        _wait(model)
+        return inputs
 
     unpruned, pruned = measure(pruner, [picture], prompt, [None, budget], repeats=1)
-    inputs = [pruner.prepare(picture, prompt, one) for one in (None, budget)]
-    jobs: list[Callable[[], None]] = [
+    inputs = [prepare(one) for one in (None, budget)]
+    jobs: list[Callable[[], Any]] = [
         plain,
-        full,
+        lambda: _first_token(model, prepare(None)),
         lambda: _first_token(model, inputs[0]),
         lambda: _first_token(model, inputs[1]),
+        lambda: prepare(None),
+        lambda: prepare(budget),
     ]
     turns = []
     for turn in range(repeats + 1):
@@ -229,6 +242,7 @@ def paired(pruner: Pruner, image: Any, prompt: str, budget: Any, *, repeats: int
         unpruned=_with_prefill(unpruned, median[2]),
         pruned=_with_prefill(pruned, median[3]),
         prefill_ratio=statistics.median(turn[3] / turn[2] for turn in turns),
+        selection_ms=statistics.median(turn[5] - turn[4] for turn in turns) * 1e3,
     )
 
 
@@ -236,7 +250,7 @@ def _with_prefill(run: Run, ms: float) -> Run:
     return Run(**{**run.to_json(), "prefill_ms": ms})
 
 
-def _timed(work: Callable[[], None]) -> float:
+def _timed(work: Callable[[], Any]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

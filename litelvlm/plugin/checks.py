@@ -32,7 +32,8 @@ def check_model(model: Any) -> Family:
         )
     family = family_of(config.model_type)
     # Florence-2 takes the features in generate, which passes them to its encoder.
-    takes = "mm_encoder_outputs" in inspect.signature(model.forward).parameters
+    inner = getattr(model, "_orig_mod", model)  # of torch.compile
+    takes = "mm_encoder_outputs" in inspect.signature(inner.forward).parameters
     if not takes and not config.is_encoder_decoder:
         raise ModelError(
             f"{kind} of transformers {transformers.__version__} takes no features from outside; "

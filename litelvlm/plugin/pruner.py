@@ -129,7 +129,7 @@ class Pruner:
                 f"positions='original' is not possible for {self.family.name}: its encoder numbers "
                 "the tokens it gets; use 'compact'"
             )
-        prompts = [text] if isinstance(text, str) else list(text)
+        prompts: list[Any] = list(text) if isinstance(text, (list, tuple)) else [text]
         pictures, owner = self._pictures(images, prompts)
         questions = self._questions(question, prompts)
         with torch.no_grad():

@@ -107,11 +107,11 @@ class Desk:
             return None
         start = time.perf_counter()
         try:
-            total = self.models.get().tokens_total
+            family = self.models.get().family
             blank = take_picture(np.full((64, 64, 3), 128, np.uint8))
             given = None
-            for budget in work.budgets(total)[:2]:
-                ask = Question(("a thing",), budget)
+            for budget in work.budgets(family.tokens_total)[:2]:
+                ask = family.capabilities.ask(Question(("a thing",), budget))
                 given = self.answer(self.models.names[0], blank, ask, given)
         except InputError as error:
             log.warning("no model yet: %s", error)

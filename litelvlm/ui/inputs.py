@@ -57,6 +57,16 @@ class Inputs:
         return [self.split, self.order, self.positions, self.context, self.text, self.mode]
 
 
+def asking(masks: bool) -> dict[str, Any]:
+    """What the box of the phrases says, for a model with masks or one with answers in text."""
+    more = f"a line, at most {MAX_PHRASES}. Shift + Enter runs."
+    if masks:
+        told = ("What to look for", "the red apple\nthe cat on the left", f"One phrase {more}")
+    else:
+        told = ("What to ask", "what is on the table?\nis there a cat?", f"One question {more}")
+    return dict(zip(("label", "placeholder", "info"), told, strict=True))
+
+
 def build_inputs(
     desk: Desk, total: int, first: Example | None, opened_status: str
 ) -> tuple[Inputs, gr.Button, gr.HTML]:
@@ -76,9 +86,7 @@ def build_inputs(
     )
     phrases = gr.Textbox(
         "\n".join(first.phrases) if first else None,
-        label="What to look for" if desk.masks() else "What to ask",
-        placeholder="the red apple\nthe cat on the left",
-        info=f"One phrase a line, at most {MAX_PHRASES}. Shift + Enter runs.",
+        **asking(desk.masks()),
         lines=2,
         max_lines=6,
         elem_id="lv-phrases",

@@ -18,6 +18,7 @@ from litelvlm.ui.components import Choice
 from litelvlm.ui.desk import Desk
 from litelvlm.ui.examples import Example, examples
 from litelvlm.ui.inputs import (
+    asking,
     budget_marks,
     build_inputs,
     example_strip,
@@ -121,7 +122,7 @@ def build(desk: Desk) -> gr.Blocks:
                     elem_id="lv-phrase",
                 )
                 with gr.Tabs(elem_id="lv-tabs"):
-                    with gr.Tab(_WORDS[desk.masks()][0], id="masks") as answer_tab:
+                    with gr.Tab(_ANSWERS[desk.masks()], id="masks") as answer_tab:
                         masks = html_part(opening.part(opened, "masks"), elem_id="lv-masks")
                     with gr.Tab("Tokens", id="tokens"):
                         tokens = html_part(opening.part(opened, "tokens"), elem_id="lv-tokens")
@@ -340,14 +341,13 @@ def _stream(work: Callable[..., Iterator[Page]]) -> Callable[..., Iterator[str]]
 
 
 def _choose_model(desk: Desk, name: Any) -> tuple[str, Any, str, Any, Any]:
-    total = desk.tokens(str(name))
-    tab, asked = (gr.update(label=word) for word in _WORDS[desk.masks(str(name))])
+    total, masks = desk.tokens(str(name)), desk.masks(str(name))
+    tab, asked = gr.update(label=_ANSWERS[masks]), gr.update(**asking(masks))
     slider = gr.update(maximum=total, minimum=min(LEAST, total), value=first_budget(total))
     return model_line(desk, str(name)), slider, budget_marks(total), tab, asked
 
 
-# What the tab of the answers and the box of the phrases are called, by whether there are masks.
-_WORDS = {True: ("Masks", "What to look for"), False: ("Answers", "What to ask")}
+_ANSWERS = {True: "Masks", False: "Answers"}  # the tab, by whether there are masks
 
 
 # ------------------------------------------------------------------------------------------- texts
