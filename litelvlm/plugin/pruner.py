@@ -25,7 +25,7 @@ from litelvlm.images import read_image
 from litelvlm.methods import METHODS, SelectionOptions, get_method
 from litelvlm.models.mrope import compact_positions
 from litelvlm.plugin.checks import check_model, check_options, question_in, read_budgets
-from litelvlm.plugin.families import Piece, Shown
+from litelvlm.plugin.families import Layout, Piece, Shown
 from litelvlm.plugin.prompt import (
     close_rows,
     columns_of,
@@ -222,15 +222,10 @@ class Pruner:
         )
         return encoded.to(self.model.device, self.model.dtype)
 
-    def _prune(
-        self,
-        encoded: Any,
-        pictures: Sequence[np.ndarray],
-        owner: Sequence[int],
-        questions: list[str] | None,
-        budget: Any,
-        positions: str,
-    ) -> PrunedInputs:
+    def _see(
+        self, encoded: Any, pictures: Sequence[np.ndarray]
+    ) -> tuple[Any, Tensor, Tensor, Layout]:
+        """What the vision tower hands out, (M, L) its tokens, (B, L) placeholders, the pieces."""
         base, config = self.model.base_model, self.model.config
         names = inspect.signature(base.get_image_features).parameters
         given = {name: encoded[name] for name in names if name in encoded}
@@ -239,8 +234,7 @@ class Pruner:
         seen = base.get_image_features(**given, return_dict=True)
         entries = list(seen.pooler_output)
         features = torch.cat(entries)
-        ids, attention = encoded["input_ids"], encoded["attention_mask"]
-        mask = ids == config.image_token_id
+        mask = encoded["input_ids"] == config.image_token_id
         if int(mask.sum()) != len(features):
             raise InputError(
                 f"{int(mask.sum())} image placeholders in the text for {len(features)} image "
@@ -264,11 +258,23 @@ class Pruner:
                 newline=getattr(base, "image_newline", None),
             )
         )
-        counts = [sum(piece.count for piece in pieces) for pieces in layout]
+        counts = _counts(layout)
         if len(layout) != len(pictures) or sum(counts) != len(features):
             raise ModelError(
                 f"{self.family.name}: {len(features)} image tokens do not fit a layout of {counts}"
             )
+        return seen, features, mask, layout
+
+    def _prune(
+        self,
+        encoded: Any,
+        pictures: Sequence[np.ndarray],
+        owner: Sequence[int],
+        questions: list[str] | None,
+        budget: Any,
+        positions: str,
+    ) -> PrunedInputs:
+        seen, features, mask, layout = self._see(encoded, pictures)
         budgets = read_budgets(budget, [sum(piece.patches for piece in p) for p in layout])
         texts = None if questions is None else [questions[row] for row in owner]
         viewer = None
@@ -278,7 +284,9 @@ class Pruner:
         kept: list[_Kept] = []
         record = []
         start = 0
-        for number, (pieces, most) in enumerate(zip(layout, budgets, strict=True)):
+        for number, (pieces, most, total) in enumerate(
+            zip(layout, budgets, _counts(layout), strict=True)
+        ):
             mine = []
             for piece, share in zip(pieces, shares_of(most, pieces), strict=True):
                 tokens = features[start : start + piece.count]
@@ -290,7 +298,7 @@ class Pruner:
                 PictureRecord(
                     prompt=owner[number],
                     pieces=tuple(one.record for one in mine if one.record is not None),
-                    tokens_total=counts[number],
+                    tokens_total=total,
                     tokens_kept=sum(len(one.offsets) for one in mine),
                     method=self.method.name if pruned else "none",
                     score=self.scorer.name if pruned else "none",
@@ -299,9 +307,8 @@ class Pruner:
             )
         flat = [piece for pieces in layout for piece in pieces]
         chosen = _chosen(features, flat, kept)
-        columns = columns_of(
-            mask, attention, [(p.count, k.offsets) for p, k in zip(flat, kept, strict=True)]
-        )
+        stays = [(p.count, k.offsets) for p, k in zip(flat, kept, strict=True)]
+        columns = columns_of(mask, encoded["attention_mask"], stays)
         counts = [int(mask[row, stay].sum()) for row, stay in enumerate(columns)]
         # Where the features are one tensor, pieces of one size make its rows, else prompts do.
         stacked = isinstance(seen.pooler_output, Tensor)
@@ -413,6 +420,11 @@ class Pruner:
             axes = torch.stack([pad_to(row, new_order.shape[1], self.left) for row in rows], dim=1)
         tensors["position_ids"] = torch.cat([new_order[None], axes])
         return tensors
+
+
+def _counts(layout: Layout) -> list[int]:
+    """Tokens of each picture."""
+    return [sum(piece.count for piece in pieces) for pieces in layout]
 
 
 def _chosen(
