@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_vlm import KINDS, logits, picture, plain, prompt, tiny
+from tiny_vlm import KINDS, fresh, logits, picture, plain, prompt, tiny
 
 import litelvlm
 
@@ -77,6 +77,15 @@ def test_a_static_cache_gives_the_same(kind):
     model, _ = tiny(kind)
     inputs = pruner(kind).prepare(picture(), prompt(kind), 0.5)
     close(logits(model, inputs, cache_implementation="static"), logits(model, inputs))
+
+
+@pytest.mark.parametrize("kind", ["llava", "qwen3_vl", "gemma3"])
+def test_eager_attention_gives_the_same(kind):
+    model, processor = fresh(kind)
+    inputs = litelvlm.Pruner(model, processor, "grid").prepare(picture(), prompt(kind), 0.5)
+    expected = logits(model, inputs)
+    model.set_attn_implementation("eager")
+    close(logits(model, inputs), expected)
 
 
 def test_paligemma_itself_cannot_use_a_static_cache():
