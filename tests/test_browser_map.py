@@ -167,6 +167,30 @@ def test_the_map_follows_the_slider_before_the_answer(page, asked):  # noqa: F81
         assert (max(blue) > 60) == bool(kept[patch]), patch
 
 
+def test_the_similarity_map_outlines_what_the_slider_would_keep(page, asked):  # noqa: F811
+    scene, select = asked
+    page.wait_for_selector("#lv-play [data-lv-play]", state="attached")
+    tab(page, "Similarity")
+    page.wait_for_selector("#lv-sim .lv-cut[data-lv-ready]")
+    drag = """v => { const r = document.querySelector('#lv-budget input[type=range]');
+        Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(r, v);
+        r.dispatchEvent(new Event('input', {bubbles: true})); }"""
+    white = """([x0, y0, x1, y1]) => { const c = document.querySelector('#lv-sim .lv-cut');
+        const at = (v, whole) => Math.round(v * whole);
+        const d = c.getContext('2d').getImageData(at(x0, c.width), at((y0 + y1) / 2, c.height),
+            1, 1).data; return d[3] === 255; }"""
+    columns = scene.frame.grid[1]
+    height, width = scene.frame.image_hw
+    for budget in (12, 40):
+        page.evaluate(drag, budget)
+        kept = select(budget).kept(0)
+        for patch in [p for p in range(scene.count) if seen(scene, p) and p % columns]:
+            box = (scene.frame.boxes()[patch] / [width, height, width, height]).tolist()
+            border = bool(kept[patch] and not kept[patch - 1])
+            assert page.evaluate(white, box) == border, (budget, patch)
+        assert kept.any()
+
+
 def test_play_shows_every_budget_and_stops(page):  # noqa: F811
     ready(page)
     page.click("[data-lv-play-budget]")

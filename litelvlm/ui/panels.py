@@ -304,14 +304,14 @@ def similarity(given: Answer, index: int) -> str:
     scale = viz.colour_scale(values[viz.seen_patches(frame)])
     middle = "White is zero." if scale.signed else "White is the middle of the range."
     outlined = (
-        " Outlined: kept as least similar."
+        " Outlined: kept as least similar; in white while the slider moves."
         if cut is not None
         else " This method makes no such cut."
     )
     alt = f"CLIP similarity of each patch to “{item.phrase}”, {scale.low:.3g} to {scale.high:.3g}"
     inside = facts.inside[facts.seen] >= 0.5
     parts = [
-        _stage(hw, _layer(layer, alt, "lv-fade"), "lv-grey"),
+        _stage(hw, _layer(layer, alt, "lv-fade") + patch_map.cut(given, index), "lv-grey"),
         '<label class="lv-opacity">Photo <input class="lv-opacity-range" type="range" min="0" '
         'max="100" value="100" aria-label="Strength of the heat map over the photo"/> Scores'
         "</label>",

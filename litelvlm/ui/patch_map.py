@@ -129,11 +129,20 @@ def canvas(given: Answer, index: int) -> str:
     phrase = given.pruned[index].phrase
     return (
         f'<canvas class="lv-canvas" tabindex="0" role="application" '
-        f'data-lv-key="{key(given, index)}" data-lv-budget-now="{given.ask.budget}" '
+        f"{_belongs(given, index)} "
         'aria-describedby="lv-readout" '
         f'aria-label="Patches of the token map of “{esc(phrase)}”: arrow keys move, '
         'Enter holds a patch to compare, Escape lets go"></canvas>'
     )
+
+
+def cut(given: Answer, index: int) -> str:
+    """What lies over the similarity map and outlines what the slider would keep."""
+    return f'<canvas class="lv-cut" aria-hidden="true" {_belongs(given, index)}></canvas>'
+
+
+def _belongs(given: Answer, index: int) -> str:
+    return f'data-lv-key="{key(given, index)}" data-lv-budget-now="{given.ask.budget}"'
 
 
 def readout() -> str:
@@ -175,7 +184,9 @@ def gif(played: Play, given: Answer) -> bytes:
 
 
 CSS = """
-.lv-canvas{position:absolute;inset:0;width:100%;height:100%;cursor:crosshair;outline-offset:-3px}
+.lv-canvas,.lv-cut{position:absolute;inset:0;width:100%;height:100%}
+.lv-canvas{cursor:crosshair;outline-offset:-3px}
+.lv-cut{pointer-events:none}
 .lv-canvas:focus-visible{outline:3px solid var(--lv-accent)}
 .lv-patch-acts{display:flex;flex-wrap:wrap;gap:8px;align-items:center;margin-top:10px}
 .lv-patch-acts button{border:1px solid var(--lv-line);background:var(--lv-card);
@@ -192,10 +203,9 @@ SCRIPT = r"""
 (() => {
   let data = null, at = null, held = null, timer = 0, live = null;
   const $ = (what) => document.querySelector(what);
-  const canvas = () => {
-    const c = $('#lv-tokens .lv-canvas');
-    return c && data && c.dataset.lvKey === data.key ? c : null;
-  };
+  const current = (c) => c && data && c.dataset.lvKey === data.key ? c : null;
+  const canvas = () => current($('#lv-tokens .lv-canvas'));
+  const cut = () => current($('#lv-sim .lv-cut'));
   const now = (c) => live ?? Number(c.dataset.lvBudgetNow);
   const row = (budget) => {
     let i = data.budgets.length - 1;
@@ -203,18 +213,42 @@ SCRIPT = r"""
     return i;
   };
   const code = (patch, budget) => data.table[row(budget) * data.boxes.length + patch];
-  const draw = () => {
-    const c = canvas();
-    if (!c) return;
-    const ratio = window.devicePixelRatio || 1;
+  const clear = (c, ratio) => {
     const w = c.clientWidth * ratio, h = c.clientHeight * ratio;
     if (c.width !== Math.round(w)) c.width = Math.round(w);
     if (c.height !== Math.round(h)) c.height = Math.round(h);
     const pen = c.getContext('2d');
     pen.clearRect(0, 0, c.width, c.height);
+    return pen;
+  };
+  const place = (p, c) =>
+    data.boxes[p].map((v, i) => Math.round(v * (i % 2 ? c.height : c.width)));
+  const drawCut = () => {
+    const c = cut();
+    if (!c) return;
+    const ratio = window.devicePixelRatio || 1, pen = clear(c, ratio);
+    if (live !== null) c.dataset.lvLive = live; else delete c.dataset.lvLive;
+    if (live === null) return;
+    const columns = data.grid[1], n = data.boxes.length;
+    pen.fillStyle = '#fff';
+    const line = 3 * ratio, alike = (p) => code(p, live) === 1;
+    for (let p = 0; p < n; p++) {
+      if (!alike(p)) continue;
+      const [x0, y0, x1, y1] = place(p, c), column = p % columns;
+      if (column && !alike(p - 1)) pen.fillRect(x0, y0, line, y1 - y0);
+      if (column < columns - 1 && !alike(p + 1)) pen.fillRect(x1 - line, y0, line, y1 - y0);
+      if (p >= columns && !alike(p - columns)) pen.fillRect(x0, y0, x1 - x0, line);
+      if (p + columns < n && !alike(p + columns)) pen.fillRect(x0, y1 - line, x1 - x0, line);
+    }
+  };
+  const draw = () => {
+    drawCut();
+    const c = canvas();
+    if (!c) return;
+    const ratio = window.devicePixelRatio || 1, pen = clear(c, ratio);
     const image = c.parentElement.querySelector('img');
     image.style.visibility = live === null ? '' : 'hidden';
-    const box = (p) => data.boxes[p].map((v, i) => Math.round(v * (i % 2 ? c.height : c.width)));
+    const box = (p) => place(p, c);
     if (live !== null) {
       pen.fillStyle = 'rgba(120,124,134,.6)';
       pen.fillRect(0, 0, c.width, c.height);
@@ -350,13 +384,18 @@ SCRIPT = r"""
     event.preventDefault();
   });
   on('input', (event) => {
-    if (!event.target.closest || !event.target.closest('#lv-budget') || !canvas()) return;
+    if (!event.target.closest || !event.target.closest('#lv-budget')) return;
+    if (!canvas() && !cut()) return;
     stop();
     const value = Number(event.target.value);
     if (value >= data.budgets[0]) { live = value; draw(); }
   });
   addEventListener('resize', draw);
   let seen = null, drawn = [];
+  const mark = () => {
+    [canvas(), cut()].forEach((c) => { if (c) c.dataset.lvReady = '1'; });
+    draw();
+  };
   const take = async (element) => {
     const record = JSON.parse(element.dataset.lvPlay);
     const packed = Uint8Array.from(atob(record.table), (letter) => letter.charCodeAt(0));
@@ -364,8 +403,7 @@ SCRIPT = r"""
     record.table = new Uint8Array(await new Response(stream).arrayBuffer());
     if (data === null || data.key !== record.key) { at = held = live = null; stop(); }
     data = record;
-    const c = canvas();
-    if (c) { c.dataset.lvReady = '1'; draw(); }
+    mark();
   };
   // Gradio patches what it drew before, so what counts is the content, not the element.
   new MutationObserver(() => {
@@ -374,12 +412,13 @@ SCRIPT = r"""
       seen = element.dataset.lvPlay;
       take(element);
     }
-    const c = $('#lv-tokens .lv-canvas'), sign = c && c.dataset.lvKey + c.dataset.lvBudgetNow;
-    if (c && (c !== drawn[0] || sign !== drawn[1])) {
-      drawn = [c, sign];
+    const both = ['#lv-tokens .lv-canvas', '#lv-sim .lv-cut'].map($);
+    const found = both.flatMap((c) => c ? [c, c.dataset.lvKey, c.dataset.lvBudgetNow] : [c]);
+    if (found.length !== drawn.length || found.some((what, i) => what !== drawn[i])) {
+      drawn = found;
       stop();
       live = null;  // the answer for the budget of the slider has come
-      if (canvas()) { c.dataset.lvReady = '1'; draw(); }
+      mark();
     }
   }).observe(document, {
     childList: true, subtree: true, attributes: true,
