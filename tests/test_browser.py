@@ -54,7 +54,7 @@ def dark(browser, server):
     yield from open_page(browser, server, path="/?__theme=dark", color_scheme="dark")
 
 
-def open_page(browser, server, path="/", **options):
+def open_page(browser, server, path="/", ready="#lv-state .lv-status", **options):
     options = {"viewport": {"width": 1280, "height": 900}, **options}
     context = browser.new_context(**options)
     page = context.new_page()
@@ -65,8 +65,9 @@ def open_page(browser, server, path="/", **options):
     page.on("request", lambda r: page.runs.append(r.post_data) if "queue/join" in r.url else None)
     page.on("pageerror", lambda error: page.faults.append(str(error)))
     page.goto(server.url + path)
-    page.wait_for_selector("#lv-state .lv-status")  # the page opens on an answer
-    page.wait_for_selector("#lv-picture button[aria-label='Remove Image']")
+    page.wait_for_selector(ready)  # the page opens on an answer
+    if "picture=" not in path:
+        page.wait_for_selector("#lv-picture button[aria-label='Remove Image']")
     yield page
     context.close()
 

@@ -271,7 +271,7 @@ def test_the_cost_tab_names_the_tokens_that_entered(desk, ask):
 
 def test_measuring_again_repeats_both_runs_and_counts_work_and_memory(desk, ask):
     page = callbacks.ground(desk, None, ask)
-    page = callbacks.measure(desk, page.session)
+    page = callbacks.measure(desk, page.session, ask)
     measured = page.session.measured
     assert measured.repeats == 5
     for spread in measured.stages["llm_prefill"]:
@@ -284,7 +284,7 @@ def test_measuring_again_repeats_both_runs_and_counts_work_and_memory(desk, ask)
 
 def test_a_new_answer_forgets_old_measurements(desk, ask):
     page = callbacks.ground(desk, None, ask)
-    page = callbacks.measure(desk, page.session)
+    page = callbacks.measure(desk, page.session, ask)
     again = callbacks.ground(desk, page.session, replace(ask, budget=8))
     assert again.session.measured is None
 
@@ -310,7 +310,7 @@ def test_the_curve_agrees_with_a_run_at_that_budget(desk, ask):
 
 def test_the_curve_is_drawn_with_a_progress_bar_until_it_is_done(desk, ask):
     session = callbacks.ground(desk, None, ask).session
-    pages = [page.curve for page in callbacks.sweep(desk, session)]
+    pages = [page.curve for page in callbacks.sweep(desk, session, ask)]
     assert all("progressbar" in page for page in pages[:-1])
     assert "progressbar" not in pages[-1]
     assert pages[-1].count("<tr>") == 1 + 3 * 3
@@ -356,7 +356,7 @@ def test_a_phrase_cannot_break_out_of_the_snippet(desk, ask):
 
 def test_downloads_hold_masks_records_and_figures(desk, ask):
     page = callbacks.ground(desk, None, ask)
-    links = callbacks.prepare_downloads(page.session).downloads
+    links = callbacks.prepare_downloads(desk, page.session, ask).downloads
     files = {
         name: base64.b64decode(data)
         for name, data in re.findall(r'download="([^"]+)" href="data:[^;]+;base64,([^"]+)"', links)
@@ -425,38 +425,92 @@ def test_wrong_input_becomes_a_short_message(desk, ask, change, message):
     text = html.unescape(page.status)
     assert message in text
     assert len(re.sub("<[^>]+>", "", text)) < 400
-    assert filled(page) == {"status"}
+    assert filled(page) == {"status", "failed"}
     assert callbacks.ground(desk, None, ask).session is not None
 
 
 def test_after_a_mistake_the_last_answer_stays_marked_as_such_and_the_next_try_works(desk, ask):
     first = callbacks.ground(desk, None, ask)
     page = callbacks.ground(desk, first.session, replace(ask, phrases=" "))
-    assert filled(page) == {"status", "stale", "session"}, "the tabs are left as they are"
+    assert filled(page) == {"status", "stale", "failed"}, "the tabs are left as they are"
     assert "On screen: the earlier answer to “the disc”" in page.status
     assert "opacity" in page.stale
-    assert not page.session.current
-    again = callbacks.ground(desk, page.session, ask)
+    again = callbacks.ground(desk, first.session, ask)
     assert again.stale == ""
     assert again.session.reused
 
 
-def test_a_changed_setting_marks_the_answer_until_it_is_run_again(desk, ask):
-    assert filled(callbacks.changed(None)) == set()
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"phrases": "the disc"},
+        {"phrases": ""},
+        {"split": "0.25"},
+        {"order": "released"},
+        {"positions": "original"},
+        {"context": "attention"},
+        {"text": "question"},
+        {"mode": "generate"},
+        {"method": "grid"},
+        {"budget": 17},
+        {"model": "another"},
+    ],
+    ids=str,
+)
+def test_a_changed_setting_marks_the_answer_until_it_is_set_back_or_run_again(pipe, ask, change):
+    desk = Desk(Settings(models=("tiny-random", "another")), lambda name: pipe)
+    assert filled(callbacks.changed(desk, None, ask)) == set()
     first = callbacks.ground(desk, None, ask)
-    page = callbacks.changed(first.session)
-    assert "Settings changed" in page.status
-    assert page.stale
-    assert filled(callbacks.count(desk, page.session)) == set(), "nothing is measured for it"
+    now = replace(ask, **change)
+    page = callbacks.changed(desk, first.session, now)
+    assert "Settings changed: press Find to run again" in page.status
+    assert "On screen: the earlier answer to “the disc”, “the noise” with 16 tokens" in page.status
+    assert "opacity" in page.stale
+    assert filled(callbacks.count(desk, first.session, now)) == set(), "nothing is measured for it"
+    back = callbacks.changed(desk, first.session, ask)
+    assert (back.status, back.stale) == (first.status, "")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"phrases": " the disc \n\nthe  noise\n"},
+        {"split": "paper"},
+        {"order": "raster"},
+        {"model": None},
+    ],
+    ids=str,
+)
+def test_what_asks_the_same_marks_nothing(desk, ask, change):
+    first = callbacks.ground(desk, None, ask)
+    page = callbacks.changed(desk, first.session, replace(ask, **change))
+    assert (page.status, page.stale) == (first.status, "")
+
+
+def test_an_answer_does_not_outlive_its_picture(desk, ask, tmp_path):
+    first = callbacks.ground(desk, None, ask)
+    other, copy, text = (str(tmp_path / name) for name in ("other.png", "copy.png", "text.png"))
+    Image.new("RGB", (50, 40), "green").save(other)
+    Path(copy).write_bytes(Path(ask.picture).read_bytes())
+    Path(text).write_text("no picture")
+    for picture, told in ((None, "Choose a picture"), (other, "press Find"), (text, "press Find")):
+        page = callbacks.changed(desk, first.session, replace(ask, picture=picture))
+        assert told in page.status
+        assert "earlier answer" not in page.status
+        assert "display:none" in page.stale
+        failed = callbacks.ground(desk, first.session, replace(ask, picture=picture, budget=0))
+        assert "display:none" in failed.stale
+    page = callbacks.changed(desk, first.session, replace(ask, picture=copy))
+    assert (page.status, page.stale) == (first.status, ""), "the same pixels in another file"
 
 
 def test_costs_fill_in_when_they_are_looked_at(desk, ask):
     first = callbacks.ground(desk, None, ask)
-    page = callbacks.count(desk, first.session)
+    page = callbacks.count(desk, first.session, ask)
     assert "FLOP" in page.cost
     assert "paper’s own figures" in page.cost
     assert page.session.measured is not None
-    assert filled(callbacks.count(desk, page.session)) == set()
+    assert filled(callbacks.count(desk, page.session, ask)) == set()
 
 
 def test_an_example_is_reproduced_by_python_and_by_the_command_line(
@@ -467,7 +521,8 @@ def test_an_example_is_reproduced_by_python_and_by_the_command_line(
     from litelvlm.cli import main
 
     example = examples()[0]
-    page = callbacks.ground_example(desk, None, Controls("tiny-random", budget=16), example)
+    given = callbacks.about_example(desk, Controls("tiny-random", budget=16), example)
+    page = callbacks.ground(desk, None, given)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(page.snippet, "snippet", "exec"), names)
@@ -492,17 +547,25 @@ def test_a_link_asks_again_what_was_asked(desk, ask):
         address = html.unescape(re.search(r'href="([^"]+)"', page.link)[1])
         return {k: v[0] for k, v in parse_qs(urlsplit(address).query).items()}
 
-    example = examples()[0]
-    given = Controls("tiny-random", budget=16, method="grid")
-    page = callbacks.ground_example(desk, None, given, example)
-    asked = callbacks.Asked.read(query(page), examples())
-    assert (asked.example, asked.phrases) == (example, example.phrases)
-    assert (asked.budget, asked.method, asked.model) == (16, "grid", "tiny-random")
-    own = callbacks.Asked.read(query(callbacks.ground(desk, None, ask)), examples())
-    assert own.example is None
-    assert own.picture in callbacks.upload_asked(own).status
-    strange = {"example": "../../etc", "budget": "1e9", "method": "<b>", "phrases": "<i>"}
-    assert callbacks.Asked.read(strange, examples()).budget is None
+    example = examples()[1]
+    options = {
+        "method": "litelvlm-released", "split": "0.25", "order": "released",
+        "positions": "original", "context": "attention", "text": "question",
+        "mode": "generate", "tab": "tokens",
+    }  # fmt: skip
+    given = Controls("tiny-random", None, "the tree", 16, **options)
+    page = callbacks.ground(desk, None, replace(given, picture=str(example.path)))
+    asked = callbacks.Asked.read(query(page), examples(), Controls(budget=21))
+    assert asked.example == example
+    assert asked.given == given
+    plain = query(callbacks.ground(desk, None, ask))
+    assert set(plain) == {"picture", "phrases", "budget", "model", "tab"}, "no more than needed"
+    own = callbacks.Asked.read(plain, examples(), Controls())
+    assert plain["picture"] == own.mark != ""
+    assert own.mark in callbacks.upload_asked(own).status
+    assert callbacks.Asked.read({"__theme": "dark"}, examples(), Controls()) is None
+    strange = {"example": "../../etc", "budget": "1e9", "phrases": "<i>"}
+    assert callbacks.Asked.read(strange, examples(), Controls(budget=21)).given.budget == 21
 
 
 @pytest.mark.parametrize("budget", [1, 16.0, 63, 64, None])
@@ -555,7 +618,7 @@ def test_nothing_found_is_a_state_of_its_own(desk, ask):
     assert "Nothing found with 16 tokens" in markup
     assert "<b>lost</b>" in markup
     assert not layers(markup)[0].any()
-    assert "Nothing found" in panels.status(given, 0.1, 64)
+    assert "Nothing found" in panels.status(given)
     assert "not measurable" in panels.similarity(given, 0)
     assert panels.tokens(given, 0)
 
@@ -602,14 +665,14 @@ def test_missing_weights_become_a_message_on_the_page():
 
 def test_after_an_error_the_old_answer_cannot_be_measured_drawn_or_saved(desk, ask):
     first = callbacks.ground(desk, None, ask).session
-    stale = callbacks.ground(desk, first, replace(ask, phrases="?")).session
-    assert not stale.current
-    assert "Find something first" in callbacks.measure(desk, stale).cost
-    assert "Find something first" in next(callbacks.sweep(desk, stale)).curve
-    assert "Find something first" in callbacks.prepare_downloads(stale).downloads
-    assert callbacks.choose_phrase(stale, 1) == Page()
-    again = callbacks.ground(desk, stale, ask).session
-    assert again.current
+    now = replace(ask, phrases="?")
+    assert callbacks.ground(desk, first, now).session is None
+    assert "Find something first" in callbacks.measure(desk, first, now).cost
+    assert "Find something first" in next(callbacks.sweep(desk, first, now)).curve
+    assert "Find something first" in callbacks.prepare_downloads(desk, first, now).downloads
+    assert "Find something first" in callbacks.animation(desk, first, now, 0)
+    assert "the noise" in callbacks.choose_phrase(first, 1).tokens, "it is still on screen"
+    again = callbacks.ground(desk, first, ask).session
     assert again.scene is first.scene, "the encoded picture outlives the mistake"
 
 
@@ -620,9 +683,9 @@ def test_a_later_choice_of_model_does_not_change_who_measures(desk, ask):
 
 
 def test_buttons_before_the_first_answer_say_what_to_do(desk):
-    assert "Find something first" in callbacks.measure(desk, None).cost
-    assert "Find something first" in next(callbacks.sweep(desk, None)).curve
-    assert "Find something first" in callbacks.prepare_downloads(None).downloads
+    assert "Find something first" in callbacks.measure(desk, None, Controls()).cost
+    assert "Find something first" in next(callbacks.sweep(desk, None, Controls())).curve
+    assert "Find something first" in callbacks.prepare_downloads(desk, None, Controls()).downloads
     assert callbacks.choose_phrase(None, 0) == Page()
 
 
@@ -712,7 +775,8 @@ def test_examples_are_listed_and_can_be_read():
 
 def test_a_click_on_an_example_answers_at_once(desk, file):
     example = Example(Path(file), ("the disc",))
-    page = callbacks.ground_example(desk, None, Controls("tiny-random", budget=16), example)
+    given = callbacks.about_example(desk, Controls("tiny-random", budget=16), example)
+    page = callbacks.ground(desk, None, given)
     assert page.session.ask.phrases == ("the disc",)
     again = callbacks.ground(desk, page.session, Controls("tiny-random", file, "the disc", 8))
     assert again.session.scene is page.session.scene, "the same pixels, so encoded once"

@@ -17,7 +17,7 @@ from litelvlm.question import SELECTION_OPTIONS, Question
 from litelvlm.ui import costs, handout, panels, patch_map
 from litelvlm.ui.desk import Desk
 from litelvlm.ui.examples import Example
-from litelvlm.ui.limits import check_phrases, read_picture, take_picture
+from litelvlm.ui.limits import check_phrases, picture_key, read_picture
 from litelvlm.ui.pictures import esc, photo_style
 from litelvlm.ui.work import Answer
 
@@ -36,7 +36,9 @@ EMPTY = {
 CHEAP_BYTES = 1e9  # weights up to which costs are measured unasked
 NO_SNIPPET = "# After an answer: the lines that reproduce it.\n"
 FAILED = "This run failed on our side. Try again, or another picture or phrase."
+# Style elements over the answer on screen: one to another question, one about another picture.
 STALE = "<style>#lv-tabs .tabitem{opacity:.45;filter:grayscale(.6)}</style>"
+GONE = "<style>#lv-tabs .tabitem,#lv-phrase,#lv-link{display:none!important}</style>"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Page:
         session: the visitor's state.
         photo: style element with the photo.
         status: the line under the button.
-        stale: style element that dims the tabs while they answer another question.
+        stale: what dims or hides the tabs while they answer another question.
+        failed: whether the last run ended in a message instead of an answer.
         masks, tokens, similarity, cost, curve, downloads: HTML of the tabs.
         snippet, command, client: text that reproduces the answer, in Python, on the command line
             and through this server.
@@ -59,6 +62,7 @@ class Page:
     photo: str | None = None
     status: str | None = None
     stale: str | None = None
+    failed: bool | None = None
     masks: str | None = None
     tokens: str | None = None
     similarity: str | None = None
@@ -76,7 +80,7 @@ class Page:
 class Controls:
     """What the visitor set, as it arrives: nothing is checked yet.
 
-    `address` is where his browser found the page.
+    `tab` is the one he looks at, `address` is where his browser found the page.
     """
 
     model: Any = None
@@ -90,6 +94,7 @@ class Controls:
     context: Any = None
     text: Any = None
     mode: Any = "forced"
+    tab: Any = "masks"
     address: str = "http://127.0.0.1:7860/"
 
 
@@ -116,11 +121,12 @@ def ground(desk: Desk, session: Answer | None, given: Controls, index: Any = 0) 
         model = given.model or desk.models.names[0]
         answer = desk.answer(model, picture, ask, session)
     except InputError as error:
-        return failure(str(error), session)
+        return failure(desk, str(error), session, given)
     except Exception:
         log.exception("a run failed")
-        return failure(FAILED, session)
-    return _filled(desk, answer, session, start, index, given.address)
+        return failure(desk, FAILED, session, given)
+    answer = replace(answer, seconds=time.perf_counter() - start)
+    return _filled(desk, answer, session, index, given)
 
 
 def opening(desk: Desk, given: Controls) -> Page | None:
@@ -130,31 +136,15 @@ def opening(desk: Desk, given: Controls) -> Page | None:
     page = ground(desk, None, given)
     if page.session is None:
         return None
-    return replace(page, status=panels.status(page.session, None, page.session.similarity.shape[1]))
+    answer = replace(page.session, seconds=None)
+    return replace(page, session=answer, status=panels.status(answer))
 
 
-def ground_example(
-    desk: Desk,
-    session: Answer | None,
-    given: Controls,
-    example: Example,
-    phrases: tuple[str, ...] = (),
-) -> Page:
-    """As `ground`, for one of the example pictures; its own phrases where none are given."""
-    start = time.perf_counter()
-    try:
-        model = given.model or desk.models.names[0]
-        if example.model in desk.models.names:
-            model = example.model
-        ask = check(desk, replace(given, model=model, phrases=list(phrases or example.phrases)))
-        picture = take_picture(example.pixels())
-        answer = desk.answer(model, picture, ask, session)
-    except InputError as error:
-        return failure(str(error), session)
-    except Exception:
-        log.exception("an example failed")
-        return failure("This example failed on our side.", session)
-    return _filled(desk, answer, session, start, 0, given.address)
+def about_example(desk: Desk, given: Controls, example: Example) -> Controls:
+    """What the visitor set, about an example: with its own phrases and model."""
+    model = example.model if example.model in desk.models.names else given.model
+    text = "\n".join(example.phrases)
+    return replace(given, model=model, picture=str(example.path), phrases=text)
 
 
 def client(desk: Desk, answer: Answer, address: str) -> str:
@@ -162,16 +152,16 @@ def client(desk: Desk, answer: Answer, address: str) -> str:
     return handout.client(answer, address, desk.settings.auth is not None)
 
 
-def _filled(
-    desk: Desk, answer: Answer, before: Answer | None, start: float, index: Any, address: str
-) -> Page:
+def _filled(desk: Desk, answer: Answer, before: Answer | None, index: Any, given: Controls) -> Page:
     number = _index(answer, index)
     phrases = answer.ask.phrases
     same_photo = before is not None and before.picture.key == answer.picture.key
     setup = desk.settings.device, desk.settings.dtype
-    page = Page(
+    return Page(
         session=answer,
+        status=panels.status(answer),
         stale="",
+        failed=False,
         photo=None if same_photo else photo_style(answer.picture.image),
         masks=panels.answers(answer),
         tokens=panels.tokens(answer, number),
@@ -181,32 +171,57 @@ def _filled(
         downloads=panels.empty(EMPTY["downloads"]),
         snippet=handout.snippet(answer, *setup),
         command=handout.command(answer, *setup),
-        client=client(desk, answer, address),
-        link=handout.link(answer),
+        client=client(desk, answer, given.address),
+        link=handout.link(answer, given.tab),
         phrases=phrases if len(phrases) > 1 else (),
     )
-    total = answer.pruned.costs.tokens_total
-    return replace(page, status=panels.status(answer, time.perf_counter() - start, total))
 
 
-def failure(message: str, session: Answer | None = None) -> Page:
-    """The page after a mistake: the message; an earlier answer stays, marked as such.
+def difference(desk: Desk, session: Answer, given: Controls) -> str | None:
+    """What was changed since the answer on screen: "picture", "question" or nothing."""
+    try:
+        if not given.picture or picture_key(str(given.picture)) != session.picture.key:
+            return "picture"
+    except InputError:
+        return "picture"
+    model = given.model or desk.models.names[0]
+    if model != session.model:
+        return "question"
+    family = desk.models.get(model).family
+    asked = session.ask.settle(family.tokens_total, family.defaults)
+    try:
+        now = check(desk, given).settle(family.tokens_total, family.defaults)
+    except InputError:
+        return "question"
+    return None if now == asked else "question"
 
-    The encoded picture of an earlier answer stays in the session, for the next try.
-    """
-    return Page(
-        session=replace(session, current=False) if session else None,
-        status=panels.notice("error", esc(message)) + (earlier(session) if session else ""),
-        stale=STALE if session else None,
-    )
 
-
-def changed(session: Answer | None) -> Page:
-    """The page after a setting was changed that does not run at once."""
+def changed(desk: Desk, session: Answer | None, given: Controls) -> Page:
+    """The page after a setting was changed that does not run at once, or changed back."""
     if session is None:
         return Page()
-    text = panels.notice("info", "Settings changed: press Find", "") + earlier(session)
-    return Page(session=replace(session, current=False), status=text, stale=STALE)
+    what = difference(desk, session, given)
+    if what is None:
+        return Page(status=panels.status(session), stale="")
+    if what == "question":
+        text = panels.notice("info", "Settings changed: press Find to run again")
+        return Page(status=text + earlier(session), stale=STALE)
+    text = "Another picture: press Find" if given.picture else "Choose a picture first"
+    return Page(status=panels.notice("info", text), stale=_gone())
+
+
+def failure(desk: Desk, message: str, session: Answer | None, given: Controls) -> Page:
+    """The page after a mistake: the message; an answer about the same picture stays, marked."""
+    text = panels.notice("error", esc(message))
+    if session is None:
+        return Page(status=text, failed=True)
+    if difference(desk, session, given) == "picture":
+        return Page(status=text, stale=_gone(), failed=True)
+    return Page(status=text + earlier(session), stale=STALE, failed=True)
+
+
+def _gone() -> str:
+    return GONE + panels.empty("The answer to this picture: press Find.")
 
 
 def earlier(session: Answer) -> str:
@@ -221,7 +236,7 @@ def earlier(session: Answer) -> str:
 
 def choose_phrase(session: Answer | None, index: Any) -> Page:
     """Redraw the tabs that show one phrase; no model runs."""
-    if session is None or not session.current:
+    if session is None:
         return Page()
     number = _index(session, index)
     return Page(
@@ -229,55 +244,68 @@ def choose_phrase(session: Answer | None, index: Any) -> Page:
     )
 
 
+# What a link may carry besides the picture.
+_LINKED = ("model", "phrases", "method", *SELECTION_OPTIONS, "mode", "tab")
+
+
 @dataclass(frozen=True)
 class Asked:
-    """What the address of the page asks for; every part may be missing or wrong."""
+    """What the address of the page asks for; its values may be wrong.
 
-    example: Example | None = None
-    picture: str = ""
-    phrases: tuple[str, ...] = ()
-    budget: int | None = None
-    method: str = ""
-    model: str = ""
+    Attributes:
+        example: to be shown.
+        mark: of an upload, in place of an example.
+        given: the settings.
+    """
+
+    example: Example
+    mark: str
+    given: Controls
 
     @staticmethod
-    def read(query: dict[str, str], shown: tuple[Example, ...]) -> Asked:
-        """From the query of a link that `handout.link` made."""
-        named = {example.path.name: example for example in shown}
-        picture = query.get("picture", "")[:64]
-        phrases = tuple(query.get("phrases", "").splitlines())
+    def read(query: dict[str, str], shown: tuple[Example, ...], usual: Controls) -> Asked | None:
+        """From the query of a link that `handout.link` made; None where it asks for nothing.
+
+        Args:
+            query: name -> value.
+            shown: the examples there are.
+            usual: what stands where the link says nothing.
+        """
+        told: dict[str, Any] = {name: query[name] for name in _LINKED if name in query}
         budget = query.get("budget", "")
-        return Asked(
-            named.get(query.get("example", "")),
-            picture,
-            phrases,
-            int(budget) if budget.isdecimal() and len(budget) < 6 else None,
-            query.get("method", ""),
-            query.get("model", ""),
-        )
+        if budget.isdecimal() and len(budget) < 6:
+            told["budget"] = int(budget)
+        mark = query.get("picture", "")[:64]
+        if not shown or not (told or mark or "example" in query):
+            return None
+        named = {example.path.name: example for example in shown}
+        example = named.get(query.get("example", ""), shown[0])
+        nothing = {"picture": None, "phrases": "", "model": None}
+        return Asked(example, mark, replace(usual, **{**nothing, **told}))
 
 
 def upload_asked(asked: Asked) -> Page:
     """What a link to an answer about somebody's own picture shows."""
     text = (
-        f"This link belongs to a picture of somebody’s own, with the mark {esc(asked.picture)}. "
-        "Upload the same picture and press Find; the phrases are filled in."
+        f"This link belongs to a picture of somebody’s own, with the mark {esc(asked.mark)}. "
+        "Upload the same picture and press Find; all else is filled in."
     )
-    return Page(status=panels.notice("info", "Upload the picture of this link", text))
+    box = panels.notice("info", "Upload the picture of this link", text)
+    return Page(status=box, stale=_gone(), failed=True)
 
 
-def count(desk: Desk, session: Answer | None) -> Page:
+def count(desk: Desk, session: Answer | None, given: Controls) -> Page:
     """Fill in work and memory when the costs are looked at, where a run takes no time."""
-    if session is None or not session.current or session.measured is not None:
+    if session is None or difference(desk, session, given) or session.measured is not None:
         return Page()
     if session.pruned.costs.weight_bytes > CHEAP_BYTES:
         return Page()
-    return measure(desk, session)
+    return measure(desk, session, given)
 
 
-def measure(desk: Desk, session: Answer | None) -> Page:
+def measure(desk: Desk, session: Answer | None, given: Controls) -> Page:
     """Measure the cost again, with warm-up and repeats."""
-    if session is None or not session.current:
+    if session is None or difference(desk, session, given):
         return Page(cost=panels.notice("warn", "Nothing to measure yet", "Find something first."))
     try:
         answer = desk.measure(session)
@@ -286,9 +314,9 @@ def measure(desk: Desk, session: Answer | None) -> Page:
     return Page(session=answer, cost=costs.cost(answer))
 
 
-def sweep(desk: Desk, session: Answer | None) -> Iterator[Page]:
+def sweep(desk: Desk, session: Answer | None, given: Controls) -> Iterator[Page]:
     """Draw the budget curve as it grows."""
-    if session is None or not session.current:
+    if session is None or difference(desk, session, given):
         yield Page(curve=panels.notice("warn", "No curve yet", "Find something first."))
         return
     total = session.pruned.costs.tokens_total
@@ -301,7 +329,7 @@ def sweep(desk: Desk, session: Answer | None) -> Iterator[Page]:
 
 def play(desk: Desk, session: Answer | None, index: Any, shown: str) -> tuple[str, str] | None:
     """Every budget of the phrase on screen for the browser, and its key; None if `shown` is it."""
-    if session is None or not session.current:
+    if session is None:
         return None
     number = _index(session, index)
     key = patch_map.key(session, number)
@@ -311,9 +339,9 @@ def play(desk: Desk, session: Answer | None, index: Any, shown: str) -> tuple[st
     return (patch_map.payload(played, session, number) if played else ""), key
 
 
-def animation(desk: Desk, session: Answer | None, index: Any) -> str:
+def animation(desk: Desk, session: Answer | None, given: Controls, index: Any) -> str:
     """A link that holds the token map over the budgets as GIF."""
-    if session is None or not session.current:
+    if session is None or difference(desk, session, given):
         return panels.notice("warn", "Nothing to save yet", "Find something first.")
     played = desk.play(session, _index(session, index))
     if played is None:
@@ -322,9 +350,9 @@ def animation(desk: Desk, session: Answer | None, index: Any) -> str:
     return handout.animation(patch_map.gif(played, session))
 
 
-def prepare_downloads(session: Answer | None) -> Page:
+def prepare_downloads(desk: Desk, session: Answer | None, given: Controls) -> Page:
     """Masks, records and figure as links that hold their file."""
-    if session is None or not session.current:
+    if session is None or difference(desk, session, given):
         return Page(downloads=panels.notice("warn", "Nothing to save yet", "Find something first."))
     return Page(downloads=handout.downloads(session, figures=True))
 

@@ -106,18 +106,18 @@ def client(given: Answer, url: str, locked: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def link(given: Answer) -> str:
-    """A link to the result; of an upload it carries a mark by which it is known again."""
+def link(given: Answer, tab: str) -> str:
+    """A link to the result as shown; of an upload it carries a mark by which it is known again."""
     ask = given.ask
     example = shipped(given.picture.key)
     picture = {"example": example} if example else {"picture": given.picture.key[:16]}
     query = urlencode(
         picture
-        | {"phrases": "\n".join(ask.phrases), "budget": ask.budget or "", "method": ask.method}
-        | {"model": given.model}
+        | {"phrases": "\n".join(ask.phrases), "budget": ask.budget, "model": given.model}
+        | {**ask.chosen(), "tab": tab}
     )
     note = (
-        "It opens this answer."
+        "It opens this answer, in this tab."
         if example
         else "The picture is not in it: who opens it is asked to upload the same picture."
     )

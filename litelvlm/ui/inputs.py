@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import cv2
@@ -12,6 +12,7 @@ from litelvlm.config import CONTEXTS, POSITIONS, TEXTS
 from litelvlm.methods import METHODS
 from litelvlm.pruning import ORDERS, SPLITS
 from litelvlm.ui import panels
+from litelvlm.ui.callbacks import Controls
 from litelvlm.ui.components import Budget, Picture
 from litelvlm.ui.desk import Desk
 from litelvlm.ui.examples import Example
@@ -47,10 +48,21 @@ class Inputs:
     context: gr.Dropdown
     text: gr.Dropdown
     mode: gr.Radio
+    tab: gr.State
 
     def all(self) -> list[Any]:
         """The components in order."""
         return [getattr(self, field.name) for field in fields(self)]
+
+    def offered(self, given: Controls) -> Controls:
+        """The same, without choices that are not on offer."""
+        values = {}
+        for field in fields(self):
+            choices = getattr(getattr(self, field.name), "choices", None)
+            value = getattr(given, field.name)
+            if choices and value not in (None, *(choice for _, choice in choices)):
+                values[field.name] = getattr(Controls(), field.name)
+        return replace(given, **values)
 
     def late(self) -> list[Any]:
         """The settings that wait for Find."""
@@ -68,13 +80,14 @@ def asking(masks: bool) -> dict[str, Any]:
 
 
 def build_inputs(
-    desk: Desk, total: int, first: Example | None, opened_status: str
+    desk: Desk, given: Controls, opened_status: str
 ) -> tuple[Inputs, gr.Button, gr.HTML]:
     """The left column: inputs, the button, the status line; the slider is placed by the caller."""
+    total = desk.tokens(given.model)
     names = list(desk.models.names)
     fault = desk.models.fault()
     picture = Picture(
-        str(first.path) if first else None,
+        given.picture,
         type="filepath",
         image_mode=None,
         format="png",
@@ -85,8 +98,8 @@ def build_inputs(
         buttons=[],
     )
     phrases = gr.Textbox(
-        "\n".join(first.phrases) if first else None,
-        **asking(desk.masks()),
+        given.phrases,
+        **asking(desk.masks(given.model)),
         lines=2,
         max_lines=6,
         elem_id="lv-phrases",
@@ -101,7 +114,7 @@ def build_inputs(
     budget = Budget(
         minimum=min(LEAST, total),
         maximum=total,
-        value=first_budget(total),
+        value=given.budget,
         step=1,
         label="Token budget",
         info=f"Image tokens that enter the language model; {total} is all of them.",
@@ -117,7 +130,9 @@ def build_inputs(
             min_width=130,
             elem_id="lv-method",
         )
-        model = gr.Dropdown(names, value=names[0], label="Model", min_width=110, elem_id="lv-pick")
+        model = gr.Dropdown(
+            names, value=given.model, label="Model", min_width=110, elem_id="lv-pick"
+        )
     with gr.Accordion("Advanced", open=False, elem_id="lv-advanced"):
         shares = [("half", "0.5"), ("a quarter", "0.25"), ("three quarters", "0.75")]
         split = gr.Dropdown(
@@ -136,8 +151,9 @@ def build_inputs(
             label="Answer",
         )
     made = Inputs(
-        model, picture, phrases, budget, method, split, order, positions, context, text, mode
-    )
+        model, picture, phrases, budget, method, split, order, positions, context, text, mode,
+        gr.State(given.tab),
+    )  # fmt: skip
     return made, run, status
 
 

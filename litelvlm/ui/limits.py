@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 from dataclasses import dataclass
@@ -40,6 +41,12 @@ class Picture:
     def shrunk(self) -> bool:
         """Whether the demo works on a smaller copy."""
         return self.image.shape[:2] != self.original_hw
+
+
+@functools.lru_cache(maxsize=256)
+def picture_key(path: str) -> str:
+    """`Picture.key` of an upload, read once. Raises as `read_picture`."""
+    return read_picture(path).key
 
 
 class _Upload(io.BytesIO):

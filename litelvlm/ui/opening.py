@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -14,14 +15,15 @@ from litelvlm.ui.examples import Example
 from litelvlm.ui.inputs import first_budget
 
 
-def opening(desk: Desk, shown: tuple[Example, ...], total: int) -> Page | None:
-    """The first example, answered before anyone asks."""
+def opening(desk: Desk, shown: tuple[Example, ...]) -> tuple[Controls, Page | None]:
+    """What the page opens with: the first example, answered before anyone asks."""
+    nothing = Controls(desk.models.names[0], budget=first_budget(desk.tokens()))
     if not shown:
-        return None
-    first = shown[0]
-    model = first.model if first.model in desk.models.names else desk.models.names[0]
-    given = Controls(model, str(first.path), "\n".join(first.phrases), first_budget(total))
-    return callbacks.opening(desk, given)
+        return nothing, None
+    given = callbacks.about_example(desk, nothing, shown[0])
+    given = replace(given, budget=first_budget(desk.tokens(given.model)))
+    page = callbacks.opening(desk, given)
+    return (given, page) if page else (nothing, None)
 
 
 def part(opened: Page | None, name: str) -> str:

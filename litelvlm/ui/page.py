@@ -11,13 +11,14 @@ from typing import Any
 import gradio as gr
 
 from litelvlm.families.table import PRESETS
-from litelvlm.methods import METHODS
-from litelvlm.ui import api, callbacks, opening, panels
+from litelvlm.images import read_image
+from litelvlm.ui import api, callbacks, handout, opening, panels
 from litelvlm.ui.callbacks import NO_SNIPPET, Controls, Page
 from litelvlm.ui.components import Choice
 from litelvlm.ui.desk import Desk
 from litelvlm.ui.examples import Example, examples
 from litelvlm.ui.inputs import (
+    Inputs,
     asking,
     budget_marks,
     build_inputs,
@@ -48,6 +49,7 @@ class _Outputs:
     photo: gr.HTML
     status: gr.HTML
     stale: gr.HTML
+    failed: gr.State
     masks: gr.HTML
     tokens: gr.HTML
     similarity: gr.HTML
@@ -84,10 +86,9 @@ def _updates(page: Page, keep_choice: bool = False) -> tuple[Any, ...]:
 def build(desk: Desk) -> gr.Blocks:
     """The whole page, ready to be launched."""
     settings = desk.settings
-    total = desk.tokens()
     seconds = int(60 * settings.keep_minutes)
     shown = examples()
-    opened = opening.opening(desk, shown, total)
+    given, opened = opening.opening(desk, shown)
     with gr.Blocks(
         title="LiteLVLM",
         analytics_enabled=False,
@@ -97,20 +98,17 @@ def build(desk: Desk) -> gr.Blocks:
         photo = html_part(opening.part(opened, "photo"), also=["lv-hidden"])
         played = gr.State("")
         table = html_part("", elem_id="lv-play", also=["lv-hidden"])
-        stale = html_part("", also=["lv-hidden"])
+        failed = gr.State(False)
         html_part(HEAD)
-        about = html_part(model_line(desk, settings.models[0]), elem_id="lv-model")
+        about = html_part(model_line(desk, given.model), elem_id="lv-model")
         picked = example_strip(shown)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300, elem_classes="lv-left"):
-                first = shown[0] if opened else None
-                inputs, run, status = build_inputs(
-                    desk, total, first, opening.part(opened, "status")
-                )
+                inputs, run, status = build_inputs(desk, given, opening.part(opened, "status"))
                 _vocabulary(desk)
             with gr.Column(scale=7, min_width=320, elem_classes="lv-right"):
                 inputs.budget.render()
-                marks = html_part(budget_marks(total))
+                marks = html_part(budget_marks(desk.tokens(given.model)))
                 several = opened.phrases or () if opened else ()
                 phrase = Choice(
                     [(text, number) for number, text in enumerate(several)],
@@ -121,8 +119,9 @@ def build(desk: Desk) -> gr.Blocks:
                     visible=bool(several),
                     elem_id="lv-phrase",
                 )
-                with gr.Tabs(elem_id="lv-tabs"):
-                    with gr.Tab(_ANSWERS[desk.masks()], id="masks") as answer_tab:
+                stale = html_part("", elem_id="lv-stale")
+                with gr.Tabs(elem_id="lv-tabs") as tabs:
+                    with gr.Tab(_ANSWERS[desk.masks(given.model)], id="masks") as answer_tab:
                         masks = html_part(opening.part(opened, "masks"), elem_id="lv-masks")
                     with gr.Tab("Tokens", id="tokens"):
                         tokens = html_part(opening.part(opened, "tokens"), elem_id="lv-tokens")
@@ -140,7 +139,6 @@ def build(desk: Desk) -> gr.Blocks:
                             stop = small_button("Cancel", "lv-cancel")
                         curve = html_part(opening.part(opened, "curve"), elem_id="lv-curve")
                     with gr.Tab("Use it", id="use"):
-                        link = html_part(opening.part(opened, "link"))
                         codes: tuple[tuple[str, Any, str], ...] = (
                             ("snippet", "python", "Python"),
                             ("command", "shell", "Command line"),
@@ -160,14 +158,17 @@ def build(desk: Desk) -> gr.Blocks:
                         downloads = html_part(
                             opening.part(opened, "downloads"), elem_id="lv-downloads"
                         )
+                link = html_part(opening.part(opened, "link"), elem_id="lv-link")
         html_part(FOOT.format(minutes=f"{settings.keep_minutes:.0f}"))
 
         outputs = _Outputs(
-            session, photo, status, stale, masks, tokens, similarity, cost, curve, downloads,
-            snippet, command, client, link, phrase,
+            session, photo, status, stale, failed, masks, tokens, similarity, cost, curve,
+            downloads, snippet, command, client, link, phrase,
         )  # fmt: skip
         again_hidden = gr.Button("Run again", elem_id="lv-rerun", elem_classes="lv-hidden")
         everything = [session, phrase, *inputs.all()]
+        now = [session, *inputs.all()]
+        of_model = [about, marks, answer_tab]
         find = _find(desk)
         asked = [
             run.click(find, everything, outputs.all(), show_progress_on=[status], **RUN),
@@ -188,7 +189,7 @@ def build(desk: Desk) -> gr.Blocks:
             chosen = picked.click(
                 _pick(desk, shown),
                 everything,
-                [inputs.picture, inputs.phrases, *outputs.all()],
+                [*of_model, *inputs.all(), *outputs.all()],
                 show_progress_on=[status],
                 **RUN,
             )
@@ -201,9 +202,9 @@ def build(desk: Desk) -> gr.Blocks:
         )
         asked.append(
             blocks.load(
-                _open(desk, shown, opened),
+                _open(desk, shown, inputs, tabs, given, opened),
                 None,
-                [inputs.picture, inputs.phrases, inputs.budget, inputs.method, *outputs.all()],
+                [tabs, *of_model, *inputs.all(), *outputs.all()],
                 **{**RUN, "show_progress": "hidden"},
             )
         )
@@ -211,21 +212,23 @@ def build(desk: Desk) -> gr.Blocks:
         for event in (*asked, redrawn):
             event.then(opening.play(desk), [session, phrase, played], [table, played], **DRAW)
         film.click(
-            lambda state, index: callbacks.animation(desk, state, index),
-            [session, phrase],
+            lambda state, index, *values: callbacks.animation(
+                desk, state, Controls(*values), index
+            ),
+            everything,
             [film_link],
             **{**DRAW, "show_progress": "minimal"},
         )
         again.click(
-            lambda state: _updates(callbacks.measure(desk, state)),
-            [session],
+            lambda state, *values: _updates(callbacks.measure(desk, state, Controls(*values))),
+            now,
             outputs.all(),
             show_progress_on=[cost],
             **RUN,
         )
         drawing = draw.click(
             _stream(partial(callbacks.sweep, desk)),
-            [session],
+            now,
             [curve],
             **{**RUN, "show_progress": "hidden"},
         )
@@ -235,28 +238,36 @@ def build(desk: Desk) -> gr.Blocks:
             _cancelled, None, [curve], **DRAW
         )
         prepare.click(
-            lambda state: _updates(callbacks.prepare_downloads(state)),
-            [session],
+            lambda state, *values: _updates(
+                callbacks.prepare_downloads(desk, state, Controls(*values))
+            ),
+            now,
             outputs.all(),
             **{**DRAW, "show_progress": "minimal"},
             show_progress_on=[downloads],
         )
-        for late in (inputs.picture, inputs.phrases, *inputs.late()):
-            late.input(
-                lambda state: _updates(callbacks.changed(state)), [session], outputs.all(), **DRAW
-            )
+        remodelled = inputs.model.input(
+            lambda name, budget: _choose_model(desk, name, budget),
+            [inputs.model, inputs.budget],
+            [*of_model, inputs.budget, inputs.phrases],
+            **RUN,
+        )
+        # Whatever does not run at once is held against the answer on screen; so is an answer that
+        # comes after the next question was typed.
+        waiting = [inputs.phrases.change]  # its `input` misses what is pasted
+        waiting += [late.input for late in (inputs.picture, *inputs.late())]
+        for event in (*waiting, remodelled.then):
+            event(_changed(desk), now, [status, stale], **DRAW)
+        for event in asked:
+            event.then(_changed(desk, after=True), [failed, *now], [status, stale], **DRAW)
         cost_tab.select(
-            lambda state: _updates(callbacks.count(desk, state)),
-            [session],
+            lambda state, *values: _updates(callbacks.count(desk, state, Controls(*values))),
+            now,
             outputs.all(),
             **{**RUN, "show_progress": "hidden"},
         )
-        inputs.model.input(
-            lambda name: _choose_model(desk, name),
-            [inputs.model],
-            [about, inputs.budget, marks, answer_tab, inputs.phrases],
-            **RUN,
-        )
+        for one in tabs.children:
+            one.select(partial(_choose_tab, one.id), [session], [inputs.tab, link], **DRAW)
         api.register(desk, inputs)
     return blocks
 
@@ -271,8 +282,8 @@ def _address(request: gr.Request) -> str:
 def _find(desk: Desk, quiet: bool = False) -> Callable[..., tuple[Any, ...]]:
     def find(request: gr.Request, state: Any, index: Any, *values: Any) -> tuple[Any, ...]:
         given = replace(Controls(*values), address=_address(request))
-        if quiet and state is None and not (given.picture and given.phrases):
-            return _updates(Page())  # the slider was moved before there was anything to run
+        if quiet and not (given.picture and given.phrases):
+            return _updates(Page())  # the slider was moved when there was nothing to run
         page = callbacks.ground(desk, state, given, index if quiet else 0)
         same = quiet and state is not None and page.phrases is not None and page.session is not None
         keep = bool(same and state.ask.phrases == page.session.ask.phrases)  # type: ignore[union-attr]
@@ -288,39 +299,41 @@ def _pick(desk: Desk, shown: tuple[Example, ...]) -> Callable[..., tuple[Any, ..
         number = (event._data or {}).get("index")
         if not isinstance(number, int) or not 0 <= number < len(shown):
             raise gr.Error("There is no such example.", print_exception=False)
-        example = shown[number]
         given = replace(Controls(*values), address=_address(request))
-        page = callbacks.ground_example(desk, state, given, example)
-        return (example.pixels(), "\n".join(example.phrases), *_updates(page))
+        given = callbacks.about_example(desk, given, shown[number])
+        given, shows = _set(desk, given)
+        return (*shows, *_updates(callbacks.ground(desk, state, given)))
 
     return pick
 
 
 def _open(
-    desk: Desk, shown: tuple[Example, ...], first: Page | None
+    desk: Desk,
+    shown: tuple[Example, ...],
+    inputs: Inputs,
+    tabs: gr.Tabs,
+    first: Controls,
+    ready: Page | None,
 ) -> Callable[..., tuple[Any, ...]]:
     """What a visitor finds: what stands there already, or the answer that the address asks for."""
 
     def opened(request: gr.Request) -> tuple[Any, ...]:
-        asked = callbacks.Asked.read(dict(request.query_params), shown)
-        budget = gr.update(value=asked.budget) if asked.budget else gr.skip()
-        method = gr.update(value=asked.method) if asked.method in METHODS else gr.skip()
-        text = "\n".join(asked.phrases)
-        if asked.example is None:
-            page = callbacks.upload_asked(asked) if asked.picture else Page()
-            if first is not None and first.session is not None and not asked.picture:
-                lines = callbacks.client(desk, first.session, _address(request))
-                page = Page(session=first.session, client=lines)
-            return (gr.skip(), text or gr.skip(), budget, method, *_updates(page, True))
-        given = Controls(
-            model=asked.model if asked.model in desk.models.names else None,
-            budget=asked.budget or first_budget(desk.tokens()),
-            method=asked.method if asked.method in METHODS else "litelvlm",
-            address=_address(request),
-        )
-        page = callbacks.ground_example(desk, None, given, asked.example, asked.phrases)
-        text = text or "\n".join(asked.example.phrases)
-        return (asked.example.pixels(), text, budget, method, *_updates(page))
+        asked = callbacks.Asked.read(dict(request.query_params), shown, first)
+        if asked is None:
+            page = Page()
+            if ready is not None and ready.session is not None:
+                lines = callbacks.client(desk, ready.session, _address(request))
+                page = Page(session=ready.session, client=lines)
+            return (*(gr.skip() for _ in range(len(inputs.all()) + 4)), *_updates(page, True))
+        tab = asked.given.tab if asked.given.tab in [one.id for one in tabs.children] else first.tab
+        given = inputs.offered(replace(asked.given, tab=tab, address=_address(request)))
+        if not asked.mark:
+            own = callbacks.about_example(desk, given, asked.example)
+            phrases, model = given.phrases or own.phrases, given.model or own.model
+            given = replace(own, phrases=phrases, model=model)
+        given, shows = _set(desk, given)
+        page = callbacks.upload_asked(asked) if asked.mark else callbacks.ground(desk, None, given)
+        return (gr.Tabs(selected=given.tab), *shows, *_updates(page))
 
     return opened
 
@@ -332,22 +345,55 @@ def _cancelled() -> str:
 
 
 def _stream(work: Callable[..., Iterator[Page]]) -> Callable[..., Iterator[str]]:
-    def stream(state: Any) -> Iterator[str]:
-        for page in work(state):
+    def stream(state: Any, *values: Any) -> Iterator[str]:
+        for page in work(state, Controls(*values)):
             if page.curve is not None:
                 yield page.curve
 
     return stream
 
 
-def _choose_model(desk: Desk, name: Any) -> tuple[str, Any, str, Any, Any]:
+def _changed(desk: Desk, after: bool = False) -> Callable[..., tuple[Any, Any]]:
+    """The callback that holds the settings against the answer on screen; `after` a run, too."""
+
+    def changed(*given: Any) -> tuple[Any, Any]:
+        failed, state, *values = given if after else (False, *given)
+        page = Page() if failed else callbacks.changed(desk, state, Controls(*values))
+        if after and page.stale == "":  # nothing was changed meanwhile
+            page = Page()
+        status, stale = (gr.skip() if part is None else part for part in (page.status, page.stale))
+        return status, stale
+
+    return changed
+
+
+def _choose_model(desk: Desk, name: Any, budget: Any) -> tuple[str, str, Any, Any, Any]:
+    """The parts that depend on the model: its line, the marks, the tab, the slider, the box."""
     total, masks = desk.tokens(str(name)), desk.masks(str(name))
-    tab, asked = gr.update(label=_ANSWERS[masks]), gr.update(**asking(masks))
-    slider = gr.update(maximum=total, minimum=min(LEAST, total), value=first_budget(total))
-    return model_line(desk, str(name)), slider, budget_marks(total), tab, asked
+    fits = isinstance(budget, (int, float)) and budget <= total
+    value = budget if fits else first_budget(total)
+    slider = gr.update(maximum=total, minimum=min(LEAST, total), value=value)
+    tab, box = gr.update(label=_ANSWERS[masks]), gr.update(**asking(masks))
+    return model_line(desk, str(name)), budget_marks(total), tab, slider, box
 
 
 _ANSWERS = {True: "Masks", False: "Answers"}  # the tab, by whether there are masks
+
+
+def _set(desk: Desk, given: Controls) -> tuple[Controls, tuple[Any, ...]]:
+    """What the inputs and the parts that depend on the model have to show, and what that asks."""
+    model = given.model or desk.models.names[0]
+    *of_model, slider, box = _choose_model(desk, model, given.budget)
+    given = replace(given, model=model, budget=slider["value"])
+    shows = {field.name: getattr(given, field.name) for field in fields(Inputs)}
+    shows = {name: "" if value is None else value for name, value in shows.items()}
+    shows["picture"] = read_image(given.picture) if given.picture else None
+    shows |= {"budget": slider, "phrases": box | {"value": given.phrases}}
+    return given, (*of_model, *shows.values())
+
+
+def _choose_tab(name: str, state: Any) -> tuple[str, Any]:
+    return name, gr.skip() if state is None else handout.link(state, name)
 
 
 # ------------------------------------------------------------------------------------------- texts

@@ -74,21 +74,15 @@ def _phrases(words: Sequence[str]) -> str:
 
 
 # ------------------------------------------------------------------------------------------ status
-def status(given: Answer, seconds: float | None, total: int) -> str:
-    """The line under the button: what was found, with how many tokens, in what time.
-
-    Args:
-        given: the answer.
-        seconds: it took; None for one that was there before the visitor.
-        total: N.
-    """
+def status(given: Answer) -> str:
+    """The line under the button: what was found, with how many tokens, in what time."""
     head = _outcome(given) if given.masks else "Answered"
-    kept = given.pruned.costs.tokens_kept
+    kept, total = given.pruned.costs.tokens_kept, given.pruned.costs.tokens_total
     how = "picture already encoded" if given.reused else "picture encoded"
     parts = [
         head,
         f"{kept} of {total} image tokens",
-        "answered in advance" if seconds is None else f"{seconds:.2f} s, {how}",
+        "answered in advance" if given.seconds is None else f"{given.seconds:.2f} s, {how}",
     ]
     parts += [f"by {esc(given.model)}"] if given.model else []
     return f'<div class="lv-status" role="status">{" · ".join(parts)}</div>' + notes(given)

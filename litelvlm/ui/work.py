@@ -50,7 +50,7 @@ class Answer:
         measured: repeated measurements, once asked for.
         reused: whether the encoded picture was already there.
         model: the model that answered, by the name the demo offers it under.
-        current: False once a later question failed, so that no old answer passes for the new.
+        seconds: it took to answer; None for one that was there before the visitor.
     """
 
     picture: Picture
@@ -64,7 +64,7 @@ class Answer:
     measured: Comparison | None = None
     reused: bool = False
     model: str = ""
-    current: bool = True
+    seconds: float | None = None
 
     @property
     def masks(self) -> bool:
