@@ -113,6 +113,26 @@ def stored_size(path: Path) -> tuple[tuple[int, int], int]:
         return (image.height, image.width), turn if turn in range(1, 9) else 1
 
 
+def shown_as_read(path: Path) -> bool:
+    """Whether a browser shows a file as `read_image` reads it.
+
+    That takes a format that all of them know under its own suffix, upright, opaque, 8-bit and
+    without further frames. Raises `InputError` as `opened`.
+    """
+    from PIL import Image
+
+    with opened(path) as image:
+        kind = "JPEG" if image.format == "MPO" else image.format
+        return (
+            kind in ("JPEG", "PNG", "WEBP")
+            and Image.registered_extensions().get(path.suffix.lower()) == kind
+            and image.mode in ("1", "L", "P", "RGB")
+            and not image.has_transparency_data
+            and (kind == "JPEG" or image.getexif().get(_ORIENTATION, 1) == 1)
+            and (kind == "JPEG" or getattr(image, "n_frames", 1) == 1)
+        )
+
+
 def turned(mask: np.ndarray, turn: int) -> np.ndarray:
     """An (H, W) array turned upright from an EXIF orientation."""
     mask = mask.T if turn > 4 else mask

@@ -56,7 +56,8 @@ def fresh(page, text=" s, picture"):  # noqa: F811
 
 def pick(page, label, option):  # noqa: F811
     page.get_by_label(label, exact=True).click()
-    page.get_by_role("option", name=option, exact=True).click()
+    page.get_by_role("option", name=option).click()
+    page.wait_for_function("!document.querySelector('[role=option]')")
 
 
 OPTIONS = {

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     from litelvlm.question import ANSWER_TOKENS as MOST
 
-    parser.add_argument("picture", metavar="PICTURE", help="a JPEG, PNG or WEBP file")
+    options.add_picture(parser)
     parser.add_argument("phrases", metavar="QUESTION", nargs="+", help="each is asked by itself")
     parser.add_argument("--max-new-tokens", type=int, default=MOST, help=f"of an answer ({MOST})")
     add_answering(parser)

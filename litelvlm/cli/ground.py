@@ -27,7 +27,7 @@ HELP = "ground phrases in a picture: masks, token maps and costs"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("picture", metavar="PICTURE", help="a JPEG, PNG or WEBP file")
+    options.add_picture(parser)
     parser.add_argument("phrases", metavar="PHRASE", nargs="+", help="what to look for")
     parser.add_argument(
         "--mode",

@@ -17,6 +17,14 @@ _MEANINGS = {
 }
 
 
+def add_picture(parser: argparse.ArgumentParser) -> None:
+    """The picture that is asked about."""
+    from litelvlm.images import FORMATS
+
+    told = f"a file: {', '.join(FORMATS)}, or HEIC with pillow-heif"
+    parser.add_argument("picture", metavar="PICTURE", help=told)
+
+
 def add_model(parser: argparse.ArgumentParser, default: str = "nano") -> None:
     """Which model, and where and how it runs."""
     group = parser.add_argument_group("model")

@@ -198,6 +198,11 @@ def difference(desk: Desk, session: Answer, given: Controls) -> str | None:
 
 def changed(desk: Desk, session: Answer | None, given: Controls) -> Page:
     """The page after a setting was changed that does not run at once, or changed back."""
+    try:
+        if given.picture:
+            picture_key(str(given.picture))
+    except InputError as error:
+        return Page(status=panels.notice("error", esc(error)), stale=_gone())
     if session is None:
         return Page()
     what = difference(desk, session, given)

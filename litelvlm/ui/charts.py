@@ -36,24 +36,24 @@ def colour_bar(scale: ColourScale, threshold: float | None) -> str:
     body = (
         f'<defs><linearGradient id="lv-scale">{stops}</linearGradient></defs>'
         f'<rect x="{left}" y="26" width="{right - left}" height="14" rx="3" fill="url(#lv-scale)"/>'
-        f'<text x="{left}" y="56">{scale.low:.3g}</text>'
-        f'<text x="{right}" y="56" text-anchor="end">{scale.high:.3g}</text>'
+        f'<text x="{left}" y="56">{scale.low:.4g}</text>'
+        f'<text x="{right}" y="56" text-anchor="end">{scale.high:.4g}</text>'
     )
     middle = place(scale.centre)
     if left + 50 < middle < right - 50:
         body += (
             f'<path d="M{middle:.1f} 40v5" class="lv-tick"/><text x="{middle:.1f}" y="56" '
-            f'text-anchor="middle">{scale.centre:.3g}</text>'
+            f'text-anchor="middle">{scale.centre:.4g}</text>'
         )
     if threshold is not None:
         cut = place(threshold)
         anchor = "start" if cut < 90 else "end" if cut > right - 90 else "middle"
         body += (
             f'<path d="M{cut:.1f} 21v24" class="lv-cut-line"/><text x="{cut:.1f}" y="15" '
-            f'text-anchor="{anchor}" class="lv-strong">cut at {threshold:.3g}</text>'
+            f'text-anchor="{anchor}" class="lv-strong">cut at {threshold:.4g}</text>'
         )
-    words = f"Colour bar from {scale.low:.3g} to {scale.high:.3g}"
-    words += f", cut at {threshold:.3g}" if threshold is not None else ""
+    words = f"Colour bar from {scale.low:.4g} to {scale.high:.4g}"
+    words += f", cut at {threshold:.4g}" if threshold is not None else ""
     return svg(460, 62, body, words)
 
 
@@ -85,8 +85,8 @@ def histogram(values: np.ndarray, inside: np.ndarray, threshold: float | None) -
     if threshold is not None:
         cut = left + (right - left) * (threshold - low) / (edges[-1] - low)
         body += f'<path d="M{cut:.1f} 8V{base}" class="lv-cut-line"/>'
-    body += f'<text x="{left}" y="134">{low:.3g}</text>'
-    body += f'<text x="{right}" y="134" text-anchor="end">{edges[-1]:.3g}</text>'
+    body += f'<text x="{left}" y="134">{low:.4g}</text>'
+    body += f'<text x="{right}" y="134" text-anchor="end">{edges[-1]:.4g}</text>'
     words = (
         f"Histogram of similarity: {int(inside.sum())} patches inside the mask, "
         f"{int((~inside).sum())} outside"

@@ -11,7 +11,7 @@ import gradio as gr
 from litelvlm.config import CONTEXTS, POSITIONS, TEXTS
 from litelvlm.methods import METHODS
 from litelvlm.pruning import ORDERS, SPLITS
-from litelvlm.ui import panels
+from litelvlm.ui import about, panels
 from litelvlm.ui.callbacks import Controls
 from litelvlm.ui.components import Budget, Picture
 from litelvlm.ui.desk import Desk
@@ -84,7 +84,6 @@ def build_inputs(
 ) -> tuple[Inputs, gr.Button, gr.HTML]:
     """The left column: inputs, the button, the status line; the slider is placed by the caller."""
     total = desk.tokens(given.model)
-    names = list(desk.models.names)
     fault = desk.models.fault()
     picture = Picture(
         given.picture,
@@ -124,14 +123,20 @@ def build_inputs(
     )
     with gr.Row():
         method = gr.Dropdown(
-            [(rule.title, name) for name, rule in METHODS.items()],
+            _methods(),
             value="litelvlm",
             label="Method",
+            info="Chooses before or inside the language model, or is a control.",
             min_width=130,
             elem_id="lv-method",
         )
         model = gr.Dropdown(
-            names, value=given.model, label="Model", min_width=110, elem_id="lv-pick"
+            about.choices(desk.models.names),
+            value=given.model,
+            label="Model",
+            info="Its size, and what it is good for.",
+            min_width=110,
+            elem_id="lv-pick",
         )
     with gr.Accordion("Advanced", open=False, elem_id="lv-advanced"):
         shares = [("half", "0.5"), ("a quarter", "0.25"), ("three quarters", "0.75")]
@@ -141,14 +146,28 @@ def build_inputs(
             label="Split",
             info="Share of the budget that goes to low similarity; the rest is context.",
         )
-        order = _option("Order", "In which order the kept tokens enter.", ORDERS)
-        positions = _option("Positions", "Renumbered, or as in the unpruned prompt.", POSITIONS)
-        context = _option("Context score", "As released, or attention of each head.", CONTEXTS)
+        order = _option(
+            "Order", "How the kept tokens enter: row by row (raster), or context first.", ORDERS
+        )
+        positions = _option(
+            "Positions",
+            "Where the model takes the kept tokens to stand: closed up (compact), or each at its "
+            "place among all tokens (original).",
+            POSITIONS,
+        )
+        context = _option(
+            "Context score",
+            "What makes a patch stand out whatever the phrase: its value in CLIP’s last block "
+            "(released), or the attention it gets there.",
+            CONTEXTS,
+        )
         text = _option("CLIP reads", "The phrase, a question, or several templates.", TEXTS)
         mode = gr.Radio(
-            [("answer template given", "forced"), ("model writes its answer", "generate")],
+            [("only the mask is asked for", "forced"), ("model writes its answer", "generate")],
             value="forced",
             label="Answer",
+            info="The first puts the sentence of the answer into the prompt, as the paper’s "
+            "evaluation does, so that one pass is enough.",
         )
     made = Inputs(
         model, picture, phrases, budget, method, split, order, positions, context, text, mode,
@@ -169,6 +188,18 @@ def example_strip(shown: tuple[Example, ...]) -> gr.HTML | None:
         "const b = event.target.closest('[data-lv-example]');"
         "if (b) trigger('click', {index: Number(b.dataset.lvExample)});});",
     )
+
+
+def _methods() -> list[tuple[str, str]]:
+    """(title, name) of every method: those before the language model, inside it, and controls."""
+
+    def group(name: str) -> str:
+        control = METHODS[name].source.startswith("control")
+        return "control" if control else METHODS[name].where
+
+    order = ("before", "inside", "control")
+    names = sorted(METHODS, key=lambda name: order.index(group(name)))
+    return [(f"{METHODS[name].title} · {group(name)}", name) for name in names]
 
 
 def _option(label: str, info: str, names: tuple[str, ...]) -> gr.Dropdown:

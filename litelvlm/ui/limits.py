@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from litelvlm.errors import InputError
-from litelvlm.images import FORMATS, MAX_PIXELS, read_image
+from litelvlm.images import FORMATS, MAX_PIXELS, read_image, shown_as_read
 from litelvlm.models.prompt import plain
 
 MAX_PHRASES = 6
@@ -49,6 +49,14 @@ def picture_key(path: str) -> str:
     return read_picture(path).key
 
 
+def preview(path: str) -> np.ndarray | None:
+    """The pixels to show in place of an upload that a browser would show otherwise, or not at all.
+
+    None where the file itself will do. Raises as `read_picture`.
+    """
+    return None if shown_as_read(Path(path)) else read_image(_Upload(Path(path).read_bytes()))
+
+
 class _Upload(io.BytesIO):
     name = "this file"  # what error messages call it; never the server's own path
 
@@ -73,7 +81,7 @@ def read_picture(path: str | Path | None, before: Picture | None = None) -> Pict
     except OSError:
         raise InputError("This upload has been deleted meanwhile: choose it again.") from None
     if not content:
-        raise InputError("This file is empty: choose a JPEG, PNG or WEBP picture.")
+        raise InputError("This file is empty: choose a picture.")
     return take_picture(read_image(_Upload(content)), str(path))
 
 

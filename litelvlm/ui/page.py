@@ -10,9 +10,9 @@ from typing import Any
 
 import gradio as gr
 
-from litelvlm.families.table import PRESETS
+from litelvlm.errors import InputError
 from litelvlm.images import read_image
-from litelvlm.ui import api, callbacks, handout, opening, panels
+from litelvlm.ui import about, api, callbacks, handout, opening, panels
 from litelvlm.ui.callbacks import NO_SNIPPET, Controls, Page
 from litelvlm.ui.components import Choice
 from litelvlm.ui.desk import Desk
@@ -27,7 +27,7 @@ from litelvlm.ui.inputs import (
     html_part,
     small_button,
 )
-from litelvlm.ui.pictures import esc
+from litelvlm.ui.limits import preview
 from litelvlm.ui.work import LEAST
 
 # Runs of a model take turns; redrawing does not wait for them.
@@ -38,7 +38,6 @@ RUN: dict[str, Any] = {
     "show_progress": "minimal",
 }
 DRAW: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
-SLOW_BYTES = 2e9  # weights beyond which a CPU is no pleasure
 
 
 @dataclass(frozen=True)
@@ -99,13 +98,14 @@ def build(desk: Desk) -> gr.Blocks:
         played = gr.State("")
         table = html_part("", elem_id="lv-play", also=["lv-hidden"])
         failed = gr.State(False)
-        html_part(HEAD)
-        about = html_part(model_line(desk, given.model), elem_id="lv-model")
+        html_part(about.HEAD)
+        model_line = html_part(about.model_line(desk, given.model), elem_id="lv-model")
         picked = example_strip(shown)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300, elem_classes="lv-left"):
                 inputs, run, status = build_inputs(desk, given, opening.part(opened, "status"))
-                _vocabulary(desk)
+                with gr.Accordion("The model: its card, results and words", open=False):
+                    card = gr.Markdown(about.card(desk, given.model), elem_id="lv-card")
             with gr.Column(scale=7, min_width=320, elem_classes="lv-right"):
                 inputs.budget.render()
                 marks = html_part(budget_marks(desk.tokens(given.model)))
@@ -159,7 +159,7 @@ def build(desk: Desk) -> gr.Blocks:
                             opening.part(opened, "downloads"), elem_id="lv-downloads"
                         )
                 link = html_part(opening.part(opened, "link"), elem_id="lv-link")
-        html_part(FOOT.format(minutes=f"{settings.keep_minutes:.0f}"))
+        html_part(about.foot(settings.keep_minutes), elem_id="lv-foot")
 
         outputs = _Outputs(
             session, photo, status, stale, failed, masks, tokens, similarity, cost, curve,
@@ -168,7 +168,8 @@ def build(desk: Desk) -> gr.Blocks:
         again_hidden = gr.Button("Run again", elem_id="lv-rerun", elem_classes="lv-hidden")
         everything = [session, phrase, *inputs.all()]
         now = [session, *inputs.all()]
-        of_model = [about, marks, answer_tab]
+        of_model = [model_line, card, marks, answer_tab]
+        set_by_link = [tabs, *of_model, *inputs.all()]
         find = _find(desk)
         asked = [
             run.click(find, everything, outputs.all(), show_progress_on=[status], **RUN),
@@ -202,9 +203,9 @@ def build(desk: Desk) -> gr.Blocks:
         )
         asked.append(
             blocks.load(
-                _open(desk, shown, inputs, tabs, given, opened),
+                _open(desk, shown, inputs, set_by_link, given, opened),
                 None,
-                [tabs, *of_model, *inputs.all(), *outputs.all()],
+                [*set_by_link, *outputs.all()],
                 **{**RUN, "show_progress": "hidden"},
             )
         )
@@ -255,8 +256,9 @@ def build(desk: Desk) -> gr.Blocks:
         # Whatever does not run at once is held against the answer on screen; so is an answer that
         # comes after the next question was typed.
         waiting = [inputs.phrases.change]  # its `input` misses what is pasted
-        waiting += [late.input for late in (inputs.picture, *inputs.late())]
-        for event in (*waiting, remodelled.then):
+        waiting += [late.input for late in inputs.late()]
+        shown_upright = inputs.picture.input(_upright, [inputs.picture], [inputs.picture], **DRAW)
+        for event in (*waiting, remodelled.then, shown_upright.then):
             event(_changed(desk), now, [status, stale], **DRAW)
         for event in asked:
             event.then(_changed(desk, after=True), [failed, *now], [status, stale], **DRAW)
@@ -311,7 +313,7 @@ def _open(
     desk: Desk,
     shown: tuple[Example, ...],
     inputs: Inputs,
-    tabs: gr.Tabs,
+    sets: list[Any],
     first: Controls,
     ready: Page | None,
 ) -> Callable[..., tuple[Any, ...]]:
@@ -324,8 +326,12 @@ def _open(
             if ready is not None and ready.session is not None:
                 lines = callbacks.client(desk, ready.session, _address(request))
                 page = Page(session=ready.session, client=lines)
-            return (*(gr.skip() for _ in range(len(inputs.all()) + 4)), *_updates(page, True))
-        tab = asked.given.tab if asked.given.tab in [one.id for one in tabs.children] else first.tab
+            return (*(gr.skip() for _ in sets), *_updates(page, True))
+        tab = (
+            asked.given.tab
+            if asked.given.tab in [one.id for one in sets[0].children]
+            else first.tab
+        )
         given = inputs.offered(replace(asked.given, tab=tab, address=_address(request)))
         if not asked.mark:
             own = callbacks.about_example(desk, given, asked.example)
@@ -353,6 +359,15 @@ def _stream(work: Callable[..., Iterator[Page]]) -> Callable[..., Iterator[str]]
     return stream
 
 
+def _upright(path: Any) -> Any:
+    """An upload as the model sees it, where a browser would show it otherwise."""
+    try:
+        pixels = preview(str(path)) if path else None
+    except InputError:
+        pixels = None  # what follows tells why
+    return gr.skip() if pixels is None else pixels
+
+
 def _changed(desk: Desk, after: bool = False) -> Callable[..., tuple[Any, Any]]:
     """The callback that holds the settings against the answer on screen; `after` a run, too."""
 
@@ -367,14 +382,15 @@ def _changed(desk: Desk, after: bool = False) -> Callable[..., tuple[Any, Any]]:
     return changed
 
 
-def _choose_model(desk: Desk, name: Any, budget: Any) -> tuple[str, str, Any, Any, Any]:
-    """The parts that depend on the model: its line, the marks, the tab, the slider, the box."""
+def _choose_model(desk: Desk, name: Any, budget: Any) -> tuple[Any, ...]:
+    """What depends on the model: its line and card, the marks, the tab, the slider, the box."""
     total, masks = desk.tokens(str(name)), desk.masks(str(name))
     fits = isinstance(budget, (int, float)) and budget <= total
     value = budget if fits else first_budget(total)
     slider = gr.update(maximum=total, minimum=min(LEAST, total), value=value)
     tab, box = gr.update(label=_ANSWERS[masks]), gr.update(**asking(masks))
-    return model_line(desk, str(name)), budget_marks(total), tab, slider, box
+    told = about.model_line(desk, str(name)), about.card(desk, str(name))
+    return *told, budget_marks(total), tab, slider, box
 
 
 _ANSWERS = {True: "Masks", False: "Answers"}  # the tab, by whether there are masks
@@ -394,56 +410,3 @@ def _set(desk: Desk, given: Controls) -> tuple[Controls, tuple[Any, ...]]:
 
 def _choose_tab(name: str, state: Any) -> tuple[str, Any]:
     return name, gr.skip() if state is None else handout.link(state, name)
-
-
-# ------------------------------------------------------------------------------------------- texts
-HEAD = (
-    '<div class="lv-head"><h1>LiteLVLM</h1><p>A vision-language model looks at a picture through '
-    "hundreds of image tokens. LiteLVLM drops most before the language model, without "
-    "any training. See which ones, why, and what it costs and saves, beside the same model with "
-    "all of its tokens.</p></div>"
-)
-FOOT = (
-    '<div class="lv-foot">Uploads are used for your answer only: they stay on this server for at '
-    "most {minutes} minutes, are never logged and never passed on. Method: Lee &amp; Choi, "
-    "“LiteLVLM”, ICML 2026, arXiv 2605.13178.</div>"
-)
-
-
-def model_line(desk: Desk, name: str) -> str:
-    """Which model answers, and what it can and cannot understand."""
-    try:
-        pipe = desk.models.get(name)
-    except Exception as error:
-        text = str(error) if isinstance(error, ValueError) else "It failed to load."
-        return panels.notice("error", f"Model {esc(name)} is not available", esc(text))
-    preset = PRESETS.get(pipe.name)
-    note = f": {esc(preset.note)}" if preset else ""
-    known = "It understands phrases in plain English."
-    if not pipe.family.capabilities.masks:
-        known = "It answers questions in its own words; type one a line."
-    elif (words := pipe.family.vocabulary) is not None:
-        known = (
-            f"It knows {len(words)} English words and nothing else; words it does not "
-            "know are named under your answer."
-        )
-    if preset and preset.random_only:
-        known = ""
-    where = "CPU" if pipe.device.type == "cpu" else str(pipe.device)
-    name = f"<b>{esc(pipe.name)}</b>"
-    line = f'<p class="lv-model">Answers come from {name}{note}. {known} On {where}.</p>'
-    if pipe.device.type == "cpu" and pipe.weight_bytes > SLOW_BYTES:
-        text = "This model is large and there is no GPU: an answer takes minutes."
-        line += panels.notice("warn", "Running on the CPU", text)
-    return line
-
-
-def _vocabulary(desk: Desk) -> None:
-    """The words a model with a closed vocabulary knows, folded."""
-    try:
-        words = desk.models.get().family.vocabulary
-    except Exception:
-        return
-    if words:
-        with gr.Accordion("Words it knows", open=False):
-            html_part(f'<div class="lv-words">{esc(", ".join(sorted(words)))}</div>')

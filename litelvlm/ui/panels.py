@@ -21,9 +21,13 @@ _REASON_CLASS = {
     Reason.RULE: "rule",
     Reason.MERGED: "merged",
 }
+_CONTEXT = (
+    '<abbr title="Patches that stand out in the picture whatever the phrase is: they bring back '
+    'what the answer needs besides the least similar ones.">context</abbr>'
+)
 _KEPT_WORDS = {
     Reason.SIMILARITY: "kept: least similar to the phrase",
-    Reason.CONTEXT: "kept: recovered context",
+    Reason.CONTEXT: f"kept: {_CONTEXT}, recovered whatever the phrase",
     Reason.RULE: "kept: by the method’s own score",
     Reason.MERGED: "kept: merged",
 }
@@ -294,32 +298,47 @@ def similarity(given: Answer, index: int) -> str:
     cut = item.token_map.threshold
     frame = item.token_map.frame
     hw = view_size(given.picture.image.shape[:2])
-    layer = viz.heat_layer(values, frame, hw, threshold=cut)
-    scale = viz.colour_scale(values[viz.seen_patches(frame)])
-    middle = "White is zero." if scale.signed else "White is the middle of the range."
     outlined = (
         " Outlined: kept as least similar; in white while the slider moves."
         if cut is not None
         else " This method makes no such cut."
     )
-    alt = f"CLIP similarity of each patch to “{item.phrase}”, {scale.low:.3g} to {scale.high:.3g}"
+    # The same scores twice: as places in a list, which anyone reads, and as CLIP gives them.
+    ranks = np.asarray(patch_map.ranks(values))
+    cut_rank = None if cut is None else int((values <= cut).sum())
+    kinds = (
+        ("rank", "rank of likeness to the phrase, 1 is the least", ranks, cut_rank),
+        ("raw", "patch · phrase, raw dot product", values, cut),
+    )
     inside = facts.inside[facts.seen] >= 0.5
-    parts = [
-        _stage(hw, _layer(layer, alt, "lv-fade") + patch_map.cut(given, index), "lv-grey"),
-        '<label class="lv-opacity">Photo <input class="lv-opacity-range" type="range" min="0" '
-        'max="100" value="100" aria-label="Strength of the heat map over the photo"/> Scores'
-        "</label>",
-        f"<h4>patch · phrase, raw dot product</h4>{charts.colour_bar(scale, cut)}"
-        f'<p class="lv-caption">Blue: less like the phrase, red: more. {middle}{outlined}</p>',
-    ]
-    if inside.any() and not inside.all():
-        parts.append(
-            "<h4>Inside and outside the mask</h4>"
-            f"{charts.histogram(values[facts.seen], inside, cut)}"
-            f'<p class="lv-caption">{swatch("inside")} {int(inside.sum())} patches inside the '
-            f"mask {swatch('outside')} {int((~inside).sum())} outside; share of each group.</p>"
+    layers, charted = "", ""
+    for kind, title, scores, edge in kinds:
+        scale = viz.colour_scale(scores[viz.seen_patches(frame)])
+        middle = " White is zero." if scale.signed else " White is the middle of the range."
+        alt = f"{title} of “{item.phrase}”, {scale.low:.4g} to {scale.high:.4g}"
+        heat = viz.heat_layer(scores, frame, hw, threshold=edge)
+        layers += _layer(heat, alt, f"lv-fade lv-view-{kind}")
+        chart = (
+            f"<h4>{title.capitalize()}</h4>{charts.colour_bar(scale, edge)}"
+            f'<p class="lv-caption">Blue: less like the phrase, red: more.{middle}{outlined}</p>'
         )
-    return "".join(parts) + f'<div class="lv-text">{reversal(facts)}</div>'
+        if inside.any() and not inside.all():
+            chart += (
+                "<h4>Inside and outside the mask</h4>"
+                f"{charts.histogram(scores[facts.seen], inside, edge)}"
+                f'<p class="lv-caption">{swatch("inside")} {int(inside.sum())} patches inside the '
+                f"mask {swatch('outside')} {int((~inside).sum())} outside; share of each group.</p>"
+            )
+        charted += f'<div class="lv-view-{kind}">{chart}</div>'
+    return (
+        '<div class="lv-switch" role="group" aria-label="Scores">'
+        '<button type="button" data-lv-view="rank">Rank</button>'
+        '<button type="button" data-lv-view="raw">CLIP’s score</button></div>'
+        + _stage(hw, layers + patch_map.cut(given, index), "lv-grey")
+        + '<label class="lv-opacity">Photo <input class="lv-opacity-range" type="range" min="0" '
+        'max="100" value="100" aria-label="Strength of the heat map over the photo"/> Scores'
+        f'</label>{charted}<div class="lv-text">{reversal(facts)}</div>'
+    )
 
 
 def reversal(facts: Facts) -> str:
@@ -338,7 +357,7 @@ def reversal(facts: Facts) -> str:
     alike, context = facts.shares.get(Reason.SIMILARITY), facts.shares.get(Reason.CONTEXT)
     if alike is not None:
         text = f"Kept for low similarity: <b>{_percent(alike)}</b> of the mask"
-        text += "" if context is None else f"; recovered as context: <b>{_percent(context)}</b>"
+        text += "" if context is None else f"; recovered as {_CONTEXT}: <b>{_percent(context)}</b>"
         if context is not None and context > alike:
             text += ". Here context carries the answer, not the similarity"
         lines.append(f"{text}.")

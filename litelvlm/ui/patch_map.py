@@ -31,7 +31,7 @@ GIF_SIDE = 400  # longest side, pixels
 _WHY = {
     0: "dropped: other patches rank before it",
     Reason.SIMILARITY + 1: "kept: among the least similar to the phrase",
-    Reason.CONTEXT + 1: "kept: recovered as context",
+    Reason.CONTEXT + 1: "kept: context, whatever the phrase",
     Reason.RULE + 1: "kept: by the method’s own score",
     Reason.MERGED + 1: "kept: merged",
 }
@@ -112,14 +112,14 @@ def payload(played: Play, given: Answer, index: int) -> str:
         "why": [_WHY[code] for code in sorted(_WHY)],
         "colours": [viz.REASON_COLOURS[reason] for reason in sorted(viz.REASON_COLOURS)],
         "similarity": [f"{value:.4g}" for value in similarity],
-        "similarityRank": _ranks(similarity),
+        "similarityRank": ranks(similarity),
         "context": None if context is None else [f"{value:.4g}" for value in context],
-        "contextRank": None if context is None else _ranks(-context),
+        "contextRank": None if context is None else ranks(-context),
     }
     return f'<div data-lv-play="{esc(json.dumps(record, separators=(",", ":")))}"></div>'
 
 
-def _ranks(scores: np.ndarray) -> list[int]:
+def ranks(scores: np.ndarray) -> list[int]:
     """Place of every score, 1 = lowest; equal scores in patch order, as the selection has it."""
     return (np.argsort(np.argsort(scores, kind="stable"), kind="stable") + 1).tolist()
 

@@ -121,6 +121,11 @@ CSS = """
 .lv-answer small{color:var(--lv-soft)}.lv-answer p{margin:4px 0 0!important}
 .lv-view-compare{display:var(--lv-compare,none)}
 .lv-view-overlay{display:var(--lv-overlay,none)}
+.lv-view-rank{display:var(--lv-rank,block)}
+.lv-view-raw{display:var(--lv-raw,none)}
+.lv-html abbr{text-decoration:underline dotted;text-underline-offset:3px;cursor:help}
+#lv-card{max-height:320px;overflow:auto;font-size:13px}
+.lv-foot a{color:var(--lv-accent)}
 .lv-switch button[aria-pressed=true]{background:var(--lv-card);color:var(--lv-text);
  box-shadow:0 1px 2px rgba(0,0,0,.14)}
 .lv-caption{font-size:13px;color:var(--lv-soft);margin:8px 0 0!important;line-height:1.45}
@@ -245,15 +250,15 @@ CSS = """
 # so dragging to and fro costs two runs at most and the last value wins.
 SCRIPT = """
 (() => {
-  const QUIET = 350, VIEWS = ['sides', 'compare', 'overlay'];
+  const QUIET = 350, VIEWS = [['sides', 'compare', 'overlay'], ['rank', 'raw']];
   let last = -1e9, timer = 0;
   const root = document.documentElement;
   const rerun = () => { const b = document.querySelector('#lv-rerun'); if (b) b.click(); };
   const pressed = () => {  // Gradio scopes the style sheet, so state lives in variables of the root
     const open = (v) => root.style.getPropertyValue('--lv-' + v) === 'block';
-    const shown = VIEWS.find(open) || 'sides';
+    const shown = VIEWS.map((group) => group.find(open) || group[0]);
     document.querySelectorAll('[data-lv-view]').forEach((button) => {
-      const on = String(button.dataset.lvView === shown);
+      const on = String(shown.includes(button.dataset.lvView));
       if (button.getAttribute('aria-pressed') !== on) button.setAttribute('aria-pressed', on);
     });
   };
@@ -284,7 +289,8 @@ SCRIPT = """
     const view = near('[data-lv-view]');
     if (view) {
       const wanted = view.dataset.lvView;
-      VIEWS.forEach((v) => root.style.setProperty('--lv-' + v, v === wanted ? 'block' : 'none'));
+      VIEWS.find((group) => group.includes(wanted)).forEach((v) =>
+        root.style.setProperty('--lv-' + v, v === wanted ? 'block' : 'none'));
       pressed();
     }
     const mark = near('[data-lv-budget]');
