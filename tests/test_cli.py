@@ -245,9 +245,22 @@ def test_info_lists_models_methods_devices_and_versions(capsys, pipe):
     ]
     assert len(rows) == len(facts["models"])
     for row in rows:  # every column lies under its title
-        name, family, tokens, *_ = row.split()
+        name, family, view, tokens, *_ = row.split()
         assert head.index("family") == row.index(f" {family}") + 1
+        assert head.index("view") == row.index(f" {view} ") + 1
         assert head.index("tokens") + len("tokens") == row.index(f" {tokens} ") + 1 + len(tokens)
+
+
+def test_the_help_and_info_tell_the_view_of_each_model(capsys):
+    for command in ("ground", "ask"):
+        _, told, _ = run(capsys, command, "--help")
+        assert "default: the model's own, letterbox for nano" in " ".join(told.split())
+    assert litelvlm.load("nano").family.defaults.view == "letterbox"
+    _, out, _ = run(capsys, "info", "--json")
+    views = {name: model["view"] for name, model in json.loads(out)["models"].items()}
+    assert views["nano"] == "letterbox"
+    assert views["glamm-refseg"] == "crop"
+    assert views["florence-2-base-ft"] == "whole"
 
 
 def test_convert_rewrites_a_checkpoint_that_then_grounds(capsys, tmp_path, photo):

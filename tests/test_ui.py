@@ -493,7 +493,11 @@ def test_an_answer_does_not_outlive_its_picture(desk, ask, tmp_path):
     Image.new("RGB", (50, 40), "green").save(other)
     Path(copy).write_bytes(Path(ask.picture).read_bytes())
     Path(text).write_text("no picture")
-    for picture, told in ((None, "Choose a picture"), (other, "press Find"), (text, "not a picture")):
+    for picture, told in (
+        (None, "Choose a picture"),
+        (other, "press Find"),
+        (text, "not a picture"),
+    ):
         page = callbacks.changed(desk, first.session, replace(ask, picture=picture))
         assert told in page.status
         assert "earlier answer" not in page.status

@@ -53,8 +53,8 @@ def add_answering(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--view",
-        help="what CLIP sees: crop (the middle square) or letterbox (everything, padded); default: "
-        "what the model was trained with",
+        help="what the image tower sees: crop (the middle square), letterbox (everything, padded) "
+        f"or whole (everything, squeezed); default: the model's own, {options.shipped_views()}",
     )
     parser.add_argument(
         "--compare",

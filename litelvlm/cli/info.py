@@ -21,13 +21,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(facts, indent=1))
         return 0
-    columns = ("model", "family", "tokens", "16 bits", "8 bits", "licence")
+    columns = ("model", "family", "view", "tokens", "16 bits", "8 bits", "licence")
     rows = [columns, *(_row(name, model) for name, model in facts["models"].items())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row, about in zip(rows, [None, *facts["models"].values()], strict=True):
-        left = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
-        right = [cell.rjust(width) for cell, width in zip(row[2:5], widths[2:5], strict=True)]
-        print("  ".join([*left, *right, row[5]]))
+        left = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
+        right = [cell.rjust(width) for cell, width in zip(row[3:6], widths[3:6], strict=True)]
+        print("  ".join([*left, *right, row[6]]))
         if about:
             print(f"    {about['note']}\n    weights: {about['weights']}")
     print("selection methods")
@@ -46,11 +46,12 @@ def _row(name: str, model: dict[str, Any]) -> tuple[str, ...]:
     sizes = (model[key] for key in ("bytes_16", "bytes_8"))
     memory = ("–" if size is None else f"{size / 2**30:.2f} GiB" for size in sizes)
     tokens = "–" if model["tokens"] is None else str(model["tokens"])
-    return name, model["family"], tokens, *memory, model["licence"] or "not stated"
+    view = model["view"] or "–"
+    return name, model["family"], view, tokens, *memory, model["licence"] or "not stated"
 
 
-def _sizes(name: str) -> dict[str, int | None]:
-    """Tokens of a picture, and bytes of all weights at 16 and at 8 bits; None: no such folder."""
+def _sizes(name: str) -> dict[str, Any]:
+    """View and tokens of a picture, bytes of all weights at 16 and 8 bits; None: no such folder."""
     import torch
 
     from litelvlm.errors import ModelError
@@ -63,10 +64,11 @@ def _sizes(name: str) -> dict[str, int | None]:
     try:
         config = open_model(name).config if preset.folder else kind.random_config(name)
     except ModelError:
-        return {"tokens": None, "bytes_16": None, "bytes_8": None}
+        return {"view": None, "tokens": None, "bytes_16": None, "bytes_8": None}
     with torch.device("meta"):
         model = kind.build(config)
     return {
+        "view": config.selection.view,
         "tokens": kind.tokens(config),
         "bytes_16": stored_bytes(model),
         "bytes_8": stored_bytes(model, kind.blocks(model)),

@@ -25,6 +25,20 @@ def add_picture(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("picture", metavar="PICTURE", help=told)
 
 
+def shipped_views() -> str:
+    """Which part of a picture the models of this package see, and where to read of the others."""
+    from litelvlm.families.table import PRESETS
+    from litelvlm.resources import asset, read_json
+
+    own = {
+        name: read_json(asset(preset.folder) / "config.json", dict, InputError)["selection"]["view"]
+        for name, preset in PRESETS.items()
+        if preset.folder and (asset(preset.folder) / "config.json").is_file()
+    }
+    told = ", ".join(f"{view} for {name}" for name, view in own.items())
+    return f"{told}; `litelvlm info` tells it of the others"
+
+
 def add_model(parser: argparse.ArgumentParser, default: str = "nano") -> None:
     """Which model, and where and how it runs."""
     group = parser.add_argument_group("model")
