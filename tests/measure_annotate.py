@@ -1,17 +1,30 @@
-"""Answers per second of `annotate` against a loop over `pipe(picture, phrase)`.
+"""What `litelvlm annotate` costs: answers per second, and memory over a long run.
 
     python tests/measure_annotate.py --pictures 16 --phrases 4 --budgets 576 192 128 64
+    python tests/measure_annotate.py --memory 5000 --model tiny-random
 
-Both run the same pictures and phrases in turns, after a warm-up; the best turn of each is printed,
-which is the least disturbed one.
+The first compares `annotate` with a loop over `pipe(picture, phrase)` on the same pictures, phrases
+and budget. All take turns after a warm-up; medians are printed, of wall time and of the process's
+CPU time, which other programs on the machine disturb less. The second runs the command on so many
+small pictures of many sizes and prints what it holds in memory on the way.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
+import numpy as np
+import psutil
 import torch
+from PIL import Image
 
 import litelvlm
 from litelvlm.annotate.rows import Task, annotate
@@ -25,9 +38,18 @@ def main() -> None:
     parser.add_argument("--phrases", type=int, default=4, help="of each picture")
     parser.add_argument("--loop", type=int, default=2, help="pictures that the loop runs")
     parser.add_argument("--budgets", type=int, nargs="+", default=[576, 192, 128, 64])
-    parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory", type=int, metavar="PICTURES", help="measure memory instead")
     args = parser.parse_args()
+    if args.memory:
+        memory(args.model, args.memory, args.threads)
+    else:
+        pace(args)
+
+
+def pace(args: argparse.Namespace) -> None:
+    """Print answers per second of the loop and of `annotate` at each budget."""
     torch.set_num_threads(args.threads)
     pipe = litelvlm.load(args.model)
     tasks = []
@@ -36,27 +58,66 @@ def main() -> None:
         phrases = [each.text for each in scene.expressions] * args.phrases
         tasks.append(Task(str(number), scene.image, tuple(phrases[: args.phrases])))
 
-    def loop(budget: int) -> float:
-        part = tasks[: args.loop]
-        start = time.perf_counter()
-        for task in part:
+    def loop(budget: int) -> None:
+        for task in tasks[: args.loop]:
             for phrase in task.phrases:
                 pipe(task.picture, phrase, budget)
-        return len(part) * args.phrases / (time.perf_counter() - start)
 
-    def together(budget: int) -> float:
-        start = time.perf_counter()
+    def together(budget: int) -> None:
         for place in range(0, len(tasks), 8):
             annotate(pipe, tasks[place : place + 8], budget)
-        return len(tasks) * args.phrases / (time.perf_counter() - start)
+
+    def rates(work: Callable[[], None], pictures: int) -> tuple[float, float]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        spent = time.perf_counter() - wall, time.process_time() - cpu
+        return pictures * args.phrases / spent[0], pictures * args.phrases / spent[1]
 
     pipe(tasks[0].picture, tasks[0].phrases[0], 64)
+    taken: dict[int, list[tuple[float, ...]]] = {budget: [] for budget in args.budgets}
+    for _ in range(args.turns):
+        for budget, rows in taken.items():
+            alone = rates(partial(loop, budget), args.loop)
+            rows.append((*alone, *rates(partial(together, budget), args.pictures)))
     print(f"{args.pictures} pictures x {args.phrases} phrases, {pipe!r}, {args.threads} threads")
-    print("budget  loop  annotate  ratio   (answers per second)")
-    for budget in args.budgets:
-        turns = [(loop(budget), together(budget)) for _ in range(args.turns)]
-        alone, batched = map(max, zip(*turns, strict=True))
-        print(f"{budget:6d} {alone:5.2f} {batched:9.2f} {batched / alone:6.1f}", flush=True)
+    print("answers per second      wall                     CPU")
+    print("budget   loop annotate  ratio    loop annotate  ratio")
+    for budget, rows in taken.items():
+        loop_wall, loop_cpu, wall, cpu = map(statistics.median, zip(*rows, strict=True))
+        print(
+            f"{budget:6d} {loop_wall:6.2f} {wall:8.2f} {wall / loop_wall:6.1f}"
+            f"  {loop_cpu:6.2f} {cpu:8.2f} {cpu / loop_cpu:6.1f}"
+        )
+
+
+def memory(model: str, count: int, threads: int) -> None:
+    """Print the resident memory of the command at every tenth of its pictures."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "in").mkdir()
+        (folder / "phrases.txt").write_text("the red cup\na dog on the left\n")
+        rng = np.random.default_rng(0)
+        for number in range(count):
+            noise = rng.integers(0, 255, (4, 4, 3)).astype(np.uint8)
+            picture = Image.fromarray(noise).resize(tuple(rng.integers(60, 600, 2).tolist()))
+            picture.save(folder / f"in/{number:06d}.jpg")
+        command = [sys.executable, "-m", "litelvlm", "annotate", str(folder / "in")]
+        command += ["--phrases", str(folder / "phrases.txt"), "--out", str(folder / "out")]
+        command += ["--model", model, "--budget", "5" if model == "tiny-random" else "64"]
+        command += ["--threads", str(threads), "--device", "cpu"]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            watched, journal, done, told = psutil.Process(process.pid), folder / "out", 0, 0
+            file, held = None, 0
+            while process.poll() is None:
+                time.sleep(0.02)
+                if file is None and (journal / "journal.jsonl").is_file():
+                    file = (journal / "journal.jsonl").open("rb")
+                done += file.read().count(b"\n") if file else 0
+                held = watched.memory_info().rss or held
+                if done > told + count // 10:
+                    told += count // 10
+                    print(f"{told:6d} pictures  {held / 2**20:6.0f} MiB", flush=True)
+            print(f"at the end        {held / 2**20:6.0f} MiB")
 
 
 if __name__ == "__main__":

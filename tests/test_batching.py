@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from litelvlm.errors import InputError
+from litelvlm.profiling import Profiler
+from litelvlm.pruning import Selection
+from litelvlm.question import Question
 
 PHRASES = (["a red disc"], ["the noise", "the big red disc on the left"], ["a red disc"])
 
@@ -59,3 +63,34 @@ def test_lists_that_do_not_fit_are_told(pipe, scene):
         pipe.ground([scene, scene], [["a disc"]])
     assert pipe.encode([]) == []
     assert pipe.ground([], []) == []
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "random"}, {"method": "litelvlm"}])
+@pytest.mark.parametrize("budget", [None, 5])
+def test_what_phrases_share_runs_once_and_changes_no_answer(pipe, pictures, budget, options):
+    phrases = ["a red disc", "the noise", "the big red disc on the left"]
+    together = pipe.ground(
+        pipe.encode(pictures), [phrases, phrases[:1], phrases], budget, **options
+    )
+    for image, results in zip(pictures, together, strict=True):
+        scene = pipe.encode(image)
+        for result in results:
+            (alone,) = pipe.ground(scene, result.phrase, budget, **options)
+            np.testing.assert_allclose(alone.low_res_logits, result.low_res_logits, atol=1e-4)
+            np.testing.assert_array_equal(alone.selection.order, result.selection.order)
+
+
+def test_phrases_that_share_their_tokens_share_the_prompt_before_them(pipe, scene):
+    def shared(budget, method):
+        question = Question(("a disc", "the noise"), budget=budget, method=method)
+        asked = question.settle(scene.count, pipe.family.defaults)
+        selection = None
+        if budget:
+            rows = torch.tensor([[1, 4, 7], [1, 4, 7 if method == "random" else 8]])
+            selection = Selection(rows, torch.zeros(2, 3))
+        batch = pipe.family.sequence(scene, asked, selection, Profiler(pipe.device, "off")).batch
+        return max(0, batch.shared - batch.image_start)
+
+    assert shared(None, "litelvlm") == scene.count
+    assert shared(3, "random") == 3
+    assert shared(3, "litelvlm") == 0
