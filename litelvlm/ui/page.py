@@ -255,11 +255,11 @@ def build(desk: Desk) -> gr.Blocks:
         )
         # Whatever does not run at once is held against the answer on screen; so is an answer that
         # comes after the next question was typed.
-        waiting = [inputs.phrases.change]  # its `input` misses what is pasted
+        waiting: list[Any] = [inputs.phrases.change]  # its `input` misses what is pasted
         waiting += [late.input for late in inputs.late()]
         shown_upright = inputs.picture.input(_upright, [inputs.picture], [inputs.picture], **DRAW)
-        for event in (*waiting, remodelled.then, shown_upright.then):
-            event(_changed(desk), now, [status, stale], **DRAW)
+        for follow in (*waiting, remodelled.then, shown_upright.then):
+            follow(_changed(desk), now, [status, stale], **DRAW)
         for event in asked:
             event.then(_changed(desk, after=True), [failed, *now], [status, stale], **DRAW)
         cost_tab.select(
