@@ -67,8 +67,7 @@ def answer_clip(
         weight_bytes: of the whole model.
 
     Raises:
-        InputError: a model without video, a bad question, or a method that prunes inside the
-            language model.
+        InputError: a model without video, or a bad question.
     """
     keys = family.capabilities.frames
     if not keys:
@@ -77,11 +76,6 @@ def answer_clip(
     profiler = Profiler(family.device, question.profile)
     scenes = family.encode_frames(frames[:keys], profiler)
     asked = [_settle(family, scene, question) for scene in scenes]
-    if question.rule.where == "inside" and asked[0].budget != scenes[0].count:
-        raise InputError(
-            f"method {question.method!r} prunes inside the language model; a clip takes methods "
-            "that choose before it"
-        )
     selections = _select(family, scenes, asked, profiler)
     reply, masks = family.follow(frames, scenes, asked[0], selections, profiler)
     stages = _summed(profiler.costs)

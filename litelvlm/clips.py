@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,10 @@ import numpy as np
 
 from litelvlm.errors import InputError
 
-SUFFIXES = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".gif")
+# How a clip begins that is no picture as well: MP4 and MOV, WebM and Matroska, AVI.
+_START = re.compile(
+    rb"....(ftyp(?!avi|hei|hev|mif)|moov|mdat|wide|free|skip)|\x1aE\xdf\xa3|RIFF....AVI ", re.DOTALL
+)
 MAX_FRAMES, MAX_SIDE, MAX_SECONDS = 200, 1920, 60.0
 USUAL_FPS = 25.0  # of a file that does not tell
 
@@ -29,6 +33,15 @@ class Clip:
 
     frames: np.ndarray
     fps: float = USUAL_FPS
+
+
+def is_clip(path: str | Path) -> bool:
+    """Whether a file begins as a clip does; its name does not matter."""
+    try:
+        with Path(path).open("rb") as file:
+            return _START.match(file.read(16)) is not None
+    except OSError:  # told by whoever reads it
+        return False
 
 
 def read_clip(source: str | Path | Clip | np.ndarray, fps: float | None = None) -> Clip:

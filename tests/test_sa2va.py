@@ -50,18 +50,18 @@ SAM = {
             "window_size_per_stage": [8, 4, 4, 4], "image_size": [128, 128],
             "window_positional_embedding_background_size": [7, 7],
         },
-        "backbone_channel_list": [64, 32, 16, 8], "fpn_hidden_size": 32,
+        "backbone_channel_list": [64, 32, 16, 8], "fpn_hidden_size": 128,
         "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
     },
-    "prompt_encoder_config": {"hidden_size": 32, "image_size": 128, "mask_input_channels": 16},
+    "prompt_encoder_config": {"hidden_size": 128, "image_size": 128, "mask_input_channels": 16},
     "mask_decoder_config": {
-        "hidden_size": 32, "mlp_dim": 64, "iou_head_hidden_dim": 32, "num_attention_heads": 4,
+        "hidden_size": 128, "mlp_dim": 64, "iou_head_hidden_dim": 32, "num_attention_heads": 4,
     },
 }  # fmt: skip
 MEMORY = dict(
-    memory_attention_hidden_size=32, memory_attention_feed_forward_hidden_size=64,
-    memory_encoder_hidden_size=32, memory_encoder_output_channels=16,
-    mask_downsampler_embed_dim=32, memory_fuser_embed_dim=32, memory_fuser_intermediate_dim=64,
+    memory_attention_hidden_size=128, memory_attention_feed_forward_hidden_size=64,
+    memory_encoder_hidden_size=128, memory_encoder_output_channels=64,
+    mask_downsampler_embed_dim=128, memory_fuser_embed_dim=128, memory_fuser_intermediate_dim=64,
 )  # fmt: skip
 NEWER = "enable_temporal_pos_encoding_for_object_pointers", "enable_occlusion_spatial_embedding"
 LLM = dict(
@@ -211,7 +211,7 @@ def write_sa2va(folder, kind="Qwen2ForCausalLM", newer=False):
     mlp1 = torch.nn.Sequential(
         torch.nn.LayerNorm(64), torch.nn.Linear(64, 32), torch.nn.GELU(), torch.nn.Linear(32, 32)
     )
-    head = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.ReLU(), torch.nn.Linear(32, 32))
+    head = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.ReLU(), torch.nn.Linear(32, 128))
     parts = dict(llm=llm, vision=vision, sam=sam, mlp1=mlp1, head=head)
     for part in parts.values():
         part.eval().requires_grad_(False)
