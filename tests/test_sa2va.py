@@ -326,7 +326,7 @@ def test_a_sa2va_checkpoint_answers_by_the_published_rule(loaded, picture, budge
     best = int(quality[0, 0].argmax())
     logits = F.interpolate(masks[:, 0, [best]], picture.shape[:2], mode="bilinear")[0, 0]
     assert result.quality == pytest.approx(float(quality[0, 0, best]), abs=1e-3)
-    np.testing.assert_allclose(result.logits, logits.numpy(), atol=1e-3)
+    np.testing.assert_allclose(result.logits, logits.numpy(), atol=2e-5 * logits.abs().max())
 
 
 @torch.inference_mode()

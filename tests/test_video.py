@@ -19,7 +19,6 @@ from litelvlm.errors import InputError
 from litelvlm.families.table import with_video
 from litelvlm.models.sam2 import Sam2Segmenter
 
-
 OFF = 1e-3  # mean difference of logits, as a share of their mean size
 
 
@@ -244,7 +243,7 @@ def test_an_answer_without_a_mask_finds_nothing(loaded):
 
 def test_what_cannot_be_asked_about_a_clip_is_refused(loaded, pipe, tmp_path):
     clips, _ = loaded
-    with pytest.raises(InputError, match="needs layers, which .* does not offer"):
+    with pytest.raises(InputError, match=r"needs layers, which .* does not offer"):
         clips.follow(draw(2), "a disc", 2, method="fastv")
     with pytest.raises(InputError, match="from 1 to 4, got 9"):
         clips.follow(draw(2), "a disc", 9)
@@ -257,7 +256,8 @@ def test_what_cannot_be_asked_about_a_clip_is_refused(loaded, pipe, tmp_path):
 
 # ------------------------------------------------------------------------------ command line
 def test_the_command_writes_masks_overlay_and_record(loaded, clip_file, tmp_path, capsys):
-    write_sa2va(tmp_path / "model") if (tmp_path / "model").mkdir() is None else None
+    (tmp_path / "model").mkdir()
+    write_sa2va(tmp_path / "model")
     out = tmp_path / "masks"
     given = ["ground", str(clip_file), "the red disc", "--model", str(tmp_path / "model")]
     given += ["--tower", "clip", "--device", "cpu", "--budget", "2", "--out", str(out)]

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from litelvlm.cli import options
-from litelvlm.cli.ground import told
 from litelvlm.errors import InputError
 
 if TYPE_CHECKING:
     from litelvlm.clips import Clip
-    from litelvlm.result import ClipResult
+    from litelvlm.result import ClipResult, TextResult
 
 
 def answer_clip(args: argparse.Namespace) -> int:
@@ -46,6 +45,14 @@ def answer_clip(args: argparse.Namespace) -> int:
     if files:
         print(f"{len(files)} files in {args.out}")
     return 0
+
+
+def told(item: TextResult, found: str) -> str:
+    """One line about one phrase."""
+    notes = [*item.warnings]
+    if item.unknown_words:
+        notes.append(f"words the model does not know: {', '.join(item.unknown_words)}")
+    return f"{item.phrase}: {found}" + "".join(f"; {note}" for note in notes)
 
 
 def _write(

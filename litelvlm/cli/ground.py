@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from litelvlm.cli import options
+from litelvlm.cli import clip, options
 from litelvlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -91,9 +91,7 @@ def run(args: argparse.Namespace) -> int:
     from litelvlm.clips import is_clip
 
     if is_clip(args.picture):
-        from litelvlm.cli.clip import answer_clip
-
-        return answer_clip(args)
+        return clip.answer_clip(args)
     if args.fps is not None:
         raise InputError("--fps takes a clip, not a picture")
     return answer(args, mode=args.mode, joint=args.joint)
@@ -156,7 +154,7 @@ def answer(args: argparse.Namespace, **asked: Any) -> int:
         print(json.dumps(document))
         return 0
     for item, more in zip(results, notes, strict=True):
-        print(told(item, _found(item)) + more)
+        print(clip.told(item, _found(item)) + more)
     if comparison is not None:
         print(comparison)
     else:
@@ -183,14 +181,6 @@ def _found(item: TextResult) -> str:
     if not isinstance(item, GroundingResult):
         return item.text
     return f"{item.area_fraction:.2%} of the picture" if item.found else "nothing found"
-
-
-def told(item: TextResult, found: str) -> str:
-    """One line about one phrase."""
-    notes = [*item.warnings]
-    if item.unknown_words:
-        notes.append(f"words the model does not know: {', '.join(item.unknown_words)}")
-    return f"{item.phrase}: {found}" + "".join(f"; {note}" for note in notes)
 
 
 def _write(
