@@ -1,19 +1,21 @@
-"""The way from questions about encoded pictures to answers, of one picture or of many together."""
+"""The way from questions to answers: about a picture, about many together, about a clip."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
+import numpy as np
 from torch import Tensor
 
 from litelvlm.errors import InputError
 from litelvlm.families.base import Family
+from litelvlm.families.table import with_video
 from litelvlm.profiling import Profiler, StageCost
 from litelvlm.pruning import Selection
 from litelvlm.question import Question
 from litelvlm.recording import record
-from litelvlm.result import GroundingResults, TokenMap
+from litelvlm.result import ClipResult, GroundingResults, TextResult, TokenMap
 from litelvlm.scene import EncodedImage
 from litelvlm.selecting import check_method, select, token_map
 
@@ -51,6 +53,50 @@ def answer_together(
         record(family, *row, stages, weight_bytes)
         for row in zip(scenes, asked, selections, replies, strict=True)
     ]
+
+
+def answer_clip(
+    family: Family, frames: np.ndarray, question: Question, weight_bytes: int
+) -> GroundingResults:
+    """Answer a question about a clip; its first frames are pruned one by one.
+
+    Args:
+        family: the model.
+        frames: (T, H, W, 3) uint8.
+        question: its budget is of one key frame.
+        weight_bytes: of the whole model.
+
+    Raises:
+        InputError: a model without video, or a bad question.
+    """
+    keys = family.capabilities.frames
+    if not keys:
+        able = ", ".join(with_video())
+        raise InputError(f"{family.name} takes pictures only; these take clips: {able}")
+    profiler = Profiler(family.device, question.profile)
+    scenes = family.encode_frames(frames[:keys], profiler)
+    asked = [_settle(family, scene, question) for scene in scenes]
+    selections = _select(family, scenes, asked, profiler)
+    reply, masks = family.follow(frames, scenes, asked[0], selections, profiler)
+    stages = _summed(profiler.costs)
+    first = record(family, scenes[0], asked[0], selections[0], reply, stages, weight_bytes)
+    costs, many = first.costs, len(scenes)
+    costs = replace(
+        costs, tokens_total=many * costs.tokens_total, tokens_kept=many * costs.tokens_kept
+    )
+    chosen = list(zip(scenes, selections, strict=True))
+    items = [
+        ClipResult(
+            **{field.name: getattr(item, field.name) for field in fields(TextResult)}
+            | {"costs": costs},
+            frames=frames,
+            masks=masks[row],
+            token_maps=tuple(token_map(scene.frame, each, row) for scene, each in chosen),
+            quality=item.quality,
+        )
+        for row, item in enumerate(first)
+    ]
+    return replace(first, items=tuple(items), costs=costs)
 
 
 def choose_tokens(family: Family, scene: EncodedImage, question: Question) -> list[TokenMap]:

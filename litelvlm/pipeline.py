@@ -17,7 +17,8 @@ from typing import Any, TypeVar, overload
 import torch
 from torch import Tensor
 
-from litelvlm.batching import answer_together, choose_tokens
+from litelvlm.batching import answer_clip, answer_together, choose_tokens
+from litelvlm.clips import read_clip
 from litelvlm.errors import InputError
 from litelvlm.families.base import Family
 from litelvlm.images import read_image
@@ -200,6 +201,30 @@ class Pipeline:
     ) -> list[TokenMap]:
         """The token maps that `ground` would give; the language model does not run."""
         return choose_tokens(self.family, scene, Question(phrases, budget, **options))  # type: ignore[arg-type]
+
+    @_guarded
+    def follow(
+        self, clip: Any, phrases: str | Sequence[str], budget: int | None = None, **options: Any
+    ) -> GroundingResults:
+        """Find what each phrase refers to in a clip, frame by frame.
+
+        Args:
+            clip: path, `clips.Clip` or (T, H, W, 3) uint8 RGB array.
+            phrases: as for `ground`.
+            budget: image tokens of each key frame (`family.capabilities.frames`, the first) that
+                enter the language model; None: all of them.
+            **options: as for `ground`.
+
+        Returns:
+            A `ClipResult` a phrase, in order, and the cost of the call.
+
+        Raises:
+            InputError: a model without video, a clip that cannot be read or is too long, or a bad
+                phrase, budget or option.
+        """
+        question = Question(phrases, budget, **options)  # type: ignore[arg-type]
+        frames = read_clip(clip).frames
+        return answer_clip(self.family, frames, question, self.weight_bytes)
 
     def unknown_words(self, phrase: str) -> tuple[str, ...]:
         """Words of a phrase the model was never trained on; empty for an open vocabulary."""

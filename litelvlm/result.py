@@ -217,10 +217,7 @@ class GroundingResult(TextResult):
     @property
     def mask_rle(self) -> dict[str, Any]:
         """The mask as COCO run-length encoding: {"size": [H, W], "counts": str}."""
-        from pycocotools import mask as coco
-
-        rle = coco.encode(np.asfortranarray(self.mask.astype(np.uint8)))
-        return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
+        return _rle(self.mask)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for `json.dumps`; the mask as COCO RLE."""
@@ -232,6 +229,64 @@ class GroundingResult(TextResult):
             "area_fraction": self.area_fraction,
         }
         return super().to_json() | own
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ClipResult(TextResult):
+    """The answer for one phrase about a clip.
+
+    Attributes:
+        image: (H, W, 3) uint8, its first frame; `token_map` is of it too.
+        frames: (T, H, W, 3) uint8, the clip.
+        masks: (T, H, W) bool, frame by frame; all False where nothing was found.
+        token_maps: of the key frames, the first of the clip.
+        quality: the least of the mask branch's own estimates of the masks' IoU in the key frames;
+            None without [SEG].
+    """
+
+    frames: np.ndarray
+    masks: np.ndarray
+    token_maps: tuple[TokenMap, ...]
+    quality: float | None = None
+
+    measure: ClassVar[str] = "IoU"
+
+    def __repr__(self) -> str:
+        seen = f"{int(self.masks.any((1, 2)).sum())} of {len(self.masks)} frames"
+        return f"ClipResult({self.phrase!r}, in {seen}, {self._kept} a key frame)"
+
+    @property
+    def found(self) -> bool:
+        """Whether there is a mask in any frame."""
+        return bool(self.masks.any())
+
+    @property
+    def region(self) -> np.ndarray:
+        """The masks."""
+        return self.masks
+
+    def agreement(self, other: TextResult) -> float:
+        """IoU of two masks through all frames, 0..1."""
+        return iou(self.masks, other.region)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, ready for `json.dumps`; a mask in COCO RLE each frame, tokens a key frame."""
+        return super().to_json() | {
+            "found": self.found,
+            "quality": self.quality,
+            "tokens": [tokens.indices.tolist() for tokens in self.token_maps],
+            "frames": [
+                {"area_fraction": float(mask.mean()), "mask_rle": _rle(mask)} for mask in self.masks
+            ],
+        }
+
+
+def _rle(mask: np.ndarray) -> dict[str, Any]:
+    """A mask as COCO run-length encoding: {"size": [H, W], "counts": str}."""
+    from pycocotools import mask as coco
+
+    rle = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
 
 
 @dataclass(frozen=True, repr=False)

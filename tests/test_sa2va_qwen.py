@@ -68,7 +68,7 @@ def write_sa2va(folder, kind):
     config = qwen_config(kind)
     qwen = getattr(transformers, f"{KINDS[kind]}ForConditionalGeneration")(config)
     sam = transformers.Sam2Model(transformers.Sam2Config(**SAM))
-    head = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.ReLU(), torch.nn.Linear(32, 32))
+    head = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.ReLU(), torch.nn.Linear(32, 128))
     parts = dict(qwen=qwen, sam=sam, head=head)
     for part in parts.values():
         part.eval().requires_grad_(False)

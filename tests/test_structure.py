@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [
     {"_version", "errors", "pruning", "tables"},
     {"resources"},
-    {"config", "geometry", "images", "memory", "profiling", "metrics", "answers"},
+    {"clips", "config", "geometry", "images", "memory", "profiling", "metrics", "answers"},
     {"result", "methods"},
     {"models"},
     {"question", "scene"},

@@ -77,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.set_defaults(run=module.run)
     _plain_streams()
     os.environ["MPLBACKEND"] = "agg"  # commands draw into files only
+    for name, level in (("OPENCV_FFMPEG_LOGLEVEL", "-8"), ("OPENCV_LOG_LEVEL", "OFF")):
+        os.environ.setdefault(name, level)  # a broken clip is told in one line
     try:
         args = parser.parse_args(given)
         for name in ("out", "export", "target"):

@@ -1,9 +1,14 @@
-"""Find what one or several phrases refer to in a picture.
+"""Find what one or several phrases refer to in a picture or a clip.
+
+Of a clip (at most 200 frames, 60 seconds, 1920 pixels a side; fewer frames with --fps) the first
+five frames enter the language model, TOKENS of each, and the masks go on from there; --out gets
+a mask for every frame, an overlay to play (MP4) and the token maps of the five frames.
 
 examples:
   litelvlm ground photo.jpg "the red apple" --budget 192 --out found/
   litelvlm ground photo.jpg "the red apple" "the dog on the left" --compare
   litelvlm ground photo.jpg "the red apple" --json > found.json
+  litelvlm ground clip.mp4 "the dog" --model sa2va-4b --budget 64 --out masks/
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from litelvlm.cli import options
+from litelvlm.cli import clip, options
 from litelvlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
     from litelvlm.result import GroundingResults, TextResult
     from litelvlm.scene import EncodedImage
 
-HELP = "ground phrases in a picture: masks, token maps and costs"
+HELP = "ground phrases in a picture or a clip: masks, token maps and costs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--joint", action="store_true", help="all phrases in one prompt with one shared selection"
     )
+    parser.add_argument("--fps", type=float, help="of a clip: frames a second to take (all)")
     add_answering(parser)
     options.add_selection(parser)
     options.add_model(parser)
@@ -82,6 +88,12 @@ def add_answering(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ground, print, write; return 0."""
+    from litelvlm.clips import is_clip
+
+    if is_clip(args.picture):
+        return clip.answer_clip(args)
+    if args.fps is not None:
+        raise InputError("--fps takes a clip, not a picture")
     return answer(args, mode=args.mode, joint=args.joint)
 
 
@@ -128,7 +140,7 @@ def answer(args: argparse.Namespace, **asked: Any) -> int:
     else:
         results = pipe.answer(scene, question)
 
-    document, told = _document(scene, results), [""] * len(results)
+    document, notes = _document(scene, results), [""] * len(results)
     if comparison is not None:
         document["unpruned"] = _document(scene, comparison.unpruned)
         document["comparison"] = comparison.to_json()
@@ -136,13 +148,13 @@ def answer(args: argparse.Namespace, **asked: Any) -> int:
         for number, (item, full, row) in enumerate(pairs):
             score = item.agreement(full)
             row[f"agreement_with_unpruned_{item.measure.lower()}"] = round(score, 4)
-            told[number] = f"; agreement with all tokens ({item.measure}) {score:.2f}"
+            notes[number] = f"; agreement with all tokens ({item.measure}) {score:.2f}"
     files = _write(args.out, pipe, scene, results, document, args.text) if args.out else []
     if args.json:
         print(json.dumps(document))
         return 0
-    for item, more in zip(results, told, strict=True):
-        print(_told(item) + more)
+    for item, more in zip(results, notes, strict=True):
+        print(clip.told(item, _found(item)) + more)
     if comparison is not None:
         print(comparison)
     else:
@@ -162,17 +174,13 @@ def _document(scene: EncodedImage, results: GroundingResults) -> dict[str, Any]:
     return document
 
 
-def _told(item: TextResult) -> str:
-    """One line about one phrase."""
+def _found(item: TextResult) -> str:
+    """What was found for one phrase."""
     from litelvlm.result import GroundingResult
 
-    found = item.text
-    if isinstance(item, GroundingResult):
-        found = f"{item.area_fraction:.2%} of the picture" if item.found else "nothing found"
-    notes = [*item.warnings]
-    if item.unknown_words:
-        notes.append(f"words the model does not know: {', '.join(item.unknown_words)}")
-    return f"{item.phrase}: {found}" + "".join(f"; {note}" for note in notes)
+    if not isinstance(item, GroundingResult):
+        return item.text
+    return f"{item.area_fraction:.2%} of the picture" if item.found else "nothing found"
 
 
 def _write(

@@ -35,12 +35,14 @@ class Capabilities:
         modes: how it can be asked, of `config.MODES`.
         masks: whether its answers come with masks.
         joint: whether several phrases can share one prompt.
+        frames: of a clip that enter the language model, its first; 0 without video.
     """
 
     scores: frozenset[str]
     modes: tuple[str, ...] = MODES
     masks: bool = True
     joint: bool = True
+    frames: int = 0
 
     def ask(self, question: Question) -> Question:
         """The same question, in text where there are no masks."""
@@ -213,6 +215,35 @@ class Family(ABC):
         """
         rows = zip(scenes, questions, sequences, strict=True)
         return [self.answer(*row, profiler) for row in rows]
+
+    def encode_frames(self, frames: np.ndarray, profiler: Profiler) -> list[EncodedImage]:
+        """The key frames of a clip, (F, H, W, 3) uint8, without what the mask branch says.
+
+        A family whose capabilities have frames offers it and `follow`.
+        """
+        raise NotImplementedError
+
+    def follow(
+        self,
+        frames: np.ndarray,
+        scenes: Sequence[EncodedImage],
+        question: Question,
+        selections: Sequence[Selection | None],
+        profiler: Profiler,
+    ) -> tuple[Reply, list[np.ndarray]]:
+        """Answer about a whole clip.
+
+        Args:
+            frames: (T, H, W, 3) uint8.
+            scenes: its F key frames, from `encode_frames`.
+            question: settled, of one key frame.
+            selections: of the tokens of each key frame.
+            profiler: every stage goes through it.
+
+        Returns:
+            The answers, with the mask of the first frame, and (T, H, W) bool for each.
+        """
+        raise NotImplementedError
 
     def text_warnings(self, phrase: str, form: str) -> tuple[str, ...]:
         """Short notes about a phrase whose end the text tower does not read."""

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from litelvlm.errors import InputError, ModelError, one_line
-from litelvlm.families.base import Capabilities
+from litelvlm.families.base import Answer, Capabilities, Reply
 from litelvlm.families.glamm import ANSWERS, QUESTIONS, Glamm, Prompted
 from litelvlm.families.glamm_files import stand_in_tokenizer
 from litelvlm.families.sa2va_files import Sa2vaConfig, open_folder, random_config, recognises
@@ -142,10 +142,10 @@ def open_tokenizer(folder: Path, texts: dict[str, str]) -> tuple[Any, dict[str, 
     return tokenizer, {name: known[text] for name, text in texts.items()}
 
 
-def tiles_of(image_hw: tuple[int, int], size: int) -> tuple[int, int]:
+def tiles_of(image_hw: tuple[int, int], size: int, most_tiles: int = MOST_TILES) -> tuple[int, int]:
     """(rows, columns) of the tiles whose shape is closest to a picture's, as InternVL chooses."""
     height, width = image_hw
-    most = range(1, MOST_TILES + 1)
+    most = range(1, most_tiles + 1)
     # A set, sorted by its number alone: ties stand in the order of the original.
     pairs = {
         (i, j) for n in most for i in range(1, n + 1) for j in range(1, n + 1) if i * j in most
@@ -160,12 +160,14 @@ def tiles_of(image_hw: tuple[int, int], size: int) -> tuple[int, int]:
     return best
 
 
-def cut_tiles(image: np.ndarray, size: int) -> tuple[Tensor, tuple[int, int]]:
+def cut_tiles(
+    image: np.ndarray, size: int, most: int = MOST_TILES
+) -> tuple[Tensor, tuple[int, int]]:
     """(T, 3, S, S) normalised tiles, with several the small copy last; (rows, columns) of them."""
     from PIL import Image
 
     picture = Image.fromarray(image)
-    rows, columns = tiles_of((image.shape[0], image.shape[1]), size)
+    rows, columns = tiles_of((image.shape[0], image.shape[1]), size, most)
     whole = np.asarray(picture.resize((columns * size, rows * size), Image.Resampling.BICUBIC))
     tiles = whole.reshape(rows, size, columns, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)
     if rows * columns > 1:
@@ -202,6 +204,7 @@ class Sa2va(Glamm):
     """
 
     most = staticmethod(tokens)
+    frames = 5  # of a clip, seen by the language model
 
     model: Any
     config: Any
@@ -225,7 +228,8 @@ class Sa2va(Glamm):
             self.encoder = DualEncoder(parts.dual_encoder, **statistics)
             self.scorer = f"guide: {config.guide}"
         scores = frozenset({"llm"}) | (LENT if self.encoder else frozenset())
-        self.capabilities = Capabilities(scores, joint=False)
+        frames = self.frames if "video" in config.sam else 0
+        self.capabilities = Capabilities(scores, joint=False, frames=frames)
 
     def encode(  # noqa: D102
         self, images: Sequence[np.ndarray], view: str, profiler: Profiler
@@ -243,8 +247,22 @@ class Sa2va(Glamm):
             found.append(EncodedImage(image, seen, masks, frame, (), self.name))
         return found
 
-    def _see(self, image: np.ndarray, hw: tuple[int, int]) -> tuple[Seen, PatchFrame]:
-        pixels, tiles = cut_tiles(image, self.config.vision.get("image_size", 448))
+    def encode_frames(  # noqa: D102
+        self, frames: np.ndarray, profiler: Profiler
+    ) -> list[EncodedImage]:
+        found = []
+        for image in frames:
+            hw = (image.shape[0], image.shape[1])
+            seen, frame = profiler.run("vision", self._see, image, hw, 1)
+            if self.encoder:
+                seen = replace(seen, clip=profiler.run("clip_image", self._look, image))
+            found.append(EncodedImage(image, seen, None, frame, (), self.name))
+        return found
+
+    def _see(
+        self, image: np.ndarray, hw: tuple[int, int], most: int = MOST_TILES
+    ) -> tuple[Seen, PatchFrame]:
+        pixels, tiles = cut_tiles(image, self.config.vision.get("image_size", 448), most)
         states = self.model.vision(pixels.to(self.device, self.dtype)).last_hidden_state[:, 1:]
         side = _side(self.config)
         four = states.view(len(states), side, 2, side, 2, -1).transpose(2, 3).flatten(3)
@@ -318,8 +336,91 @@ class Sa2va(Glamm):
             if not len(own):
                 masks.append((None, None, None))
                 continue
-            logits, quality = self.sam.decode(scene.embedding, self.model.seg_head(own))
-            low_res = logits.float().amax(0)
+            found = self.sam.decode(scene.embedding, self.model.seg_head(own))
+            low_res = found.logits.float().amax(0)
             mask = scene.frame.upscale(low_res[None])[0] > 0
-            masks.append((low_res, mask, float(quality.float().amin())))
+            masks.append((low_res, mask, float(found.quality.float().amin())))
         return masks
+
+    def _clip_sequence(
+        self,
+        scenes: Sequence[EncodedImage],
+        question: Question,
+        selections: Sequence[Selection | None],
+    ) -> Prompted:
+        """The conversation about key frames, each between its own marks, a row a phrase."""
+        prompts = self.prompts(question)
+        rows, total = len(prompts), 0
+        line = self.tokenizer.encode("\n", add_special_tokens=False)
+        marks = torch.tensor([self.ids["img_end"], *line, self.ids["img"]], device=self.device)
+        between = self.language.llama.get_input_embeddings()(marks).expand(rows, -1, -1)
+        pieces: list[Tensor] = []
+        places: list[Tensor] = []
+        for scene, selection in zip(scenes, selections, strict=True):
+            if pieces:
+                pieces.append(between)
+                places.append(torch.arange(len(marks), device=self.device).expand(rows, -1) + total)
+                total += len(marks)
+            hidden = scene.tokens.hidden.expand(rows, -1, -1)
+            pieces.append(self._project(hidden, selection))
+            every = torch.arange(scene.count, device=self.device).expand(rows, -1)
+            own = every if selection is None else selection.indices
+            places.append(torch.where(own < 0, scene.count - 1, own) + total)
+            total += scene.count
+        image = torch.cat(pieces, 1)
+        pruned = selections[0] is not None and question.positions == "original"
+        where = torch.cat(places, 1) if pruned else None
+        batch = self.language.assemble(prompts, image, where, total)
+        new = question.max_new_tokens if question.mode == "generate" else 0
+        needed = int(batch.positions.max()) + 1 + new
+        limit = self.language.llama.config.max_position_embeddings
+        if needed > limit:
+            raise InputError(f"the prompt needs {needed} positions, the model has {limit}")
+        return Prompted(prompts, batch, image.shape[1])
+
+    def follow(  # noqa: D102
+        self,
+        frames: np.ndarray,
+        scenes: Sequence[EncodedImage],
+        question: Question,
+        selections: Sequence[Selection | None],
+        profiler: Profiler,
+    ) -> tuple[Reply, list[np.ndarray]]:
+        sequence = profiler.run("project", self._clip_sequence, scenes, question, selections)
+        if question.mode == "generate":
+            written, texts, _ = self.write([sequence], question, question.budget or 0, profiler)
+            states = [answer.seg_states for answer in written]
+        else:
+            own = question.wording[1] if question.wording else self.config.prompt.answer
+            texts = [own] * len(question.phrases)
+            every = profiler.run("llm_prefill", self.language.prefill, sequence.batch)
+            states = [every[row, [place]] for row, place in self._seg_places(sequence)]
+        found = profiler.run("follow", self._follow, frames, states, len(scenes))
+        answers = [
+            Answer(text, mask=torch.from_numpy(masks[0]), quality=quality)
+            for text, (masks, quality) in zip(texts, found, strict=True)
+        ]
+        reply = Reply(tuple(answers), sequence.batch.embeds.shape[1])
+        return reply, [masks for masks, _ in found]
+
+    def _follow(
+        self, frames: np.ndarray, states: list[Tensor], keys: int
+    ) -> list[tuple[np.ndarray, float | None]]:
+        """Per phrase (T, H, W) masks, those of several [SEG] united, and the least quality."""
+        counts = [len(state) for state in states]
+        masks = [np.zeros(frames.shape[:3], bool) for _ in states]
+        qualities: list[float | None] = [None] * len(states)
+        if not sum(counts):
+            return list(zip(masks, qualities, strict=True))
+        prompts = self.model.seg_head(torch.cat(states))
+        square = self.sam.frame((frames.shape[1], frames.shape[2]))
+        for time, (logits, quality) in enumerate(self.sam.follow(frames, prompts, keys)):
+            for row, part in enumerate(logits.float().split(counts)):
+                if len(part):
+                    masks[row][time] = (square.upscale(part.amax(0)[None])[0] > 0).cpu().numpy()
+            for row, part in enumerate(() if quality is None else quality.float().split(counts)):
+                if len(part):
+                    worst = qualities[row]
+                    least = float(part.amin())
+                    qualities[row] = least if worst is None else min(worst, least)
+        return list(zip(masks, qualities, strict=True))

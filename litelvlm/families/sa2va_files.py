@@ -17,7 +17,7 @@ from litelvlm.errors import ModelError
 from litelvlm.models.dual_encoder import DualEncoder
 from litelvlm.models.files import ModelSource, folder_beside, index, read_object
 from litelvlm.models.names import COMPUTED, Place, clip_config, place_clip
-from litelvlm.models.sam2 import HIERA_L, place_sam2
+from litelvlm.models.sam2 import HIERA_L, place_sam2, sam2_config
 
 KINDS = ("Qwen2ForCausalLM", "InternLM2ForCausalLM")
 SAM = "grounding_encoder.sam2_model."
@@ -67,7 +67,7 @@ class Sa2vaConfig:
         name: shown to users.
         vision: arguments of InternVLVisionConfig.
         kind: of `KINDS`; language: arguments of its configuration.
-        sam: arguments of Sam2Config.
+        sam: arguments of `build_sam2`.
         clip: arguments of `build_clip` for the CLIP that scores; None without one.
         guide: its name, for the record.
     """
@@ -98,7 +98,7 @@ def open_folder(folder: Path, raw: dict[str, Any], tower: str | Path | None) -> 
     Args:
         folder: holds config.json, the weights and the tokenizer.
         raw: the parsed config.json. It says nothing about SAM 2, which is Hiera-L in all published
-            checkpoints; `sam2_config`, arguments of transformers' Sam2Config, names another.
+            checkpoints; `sam2_config`, arguments of `build_sam2`, names another.
         tower: folder or hub id of the CLIP that scores; None takes OpenAI's ViT-B/16; "none"
             leaves it out.
 
@@ -129,7 +129,7 @@ def open_folder(folder: Path, raw: dict[str, Any], tower: str | Path | None) -> 
         {ours: vision[theirs] for theirs, ours in VISION_KEYS.items() if theirs in vision},
         kind,
         language,
-        raw.get("sam2_config", HIERA_L),
+        sam2_config(raw.get("sam2_config", HIERA_L), list(entries)),
         clip,
         str(tower or GUIDE),
     )
@@ -212,11 +212,11 @@ def place_sa2va(key: str, groups: int, queries: int) -> Place | tuple[Place, ...
     )
 
 
-def place_segmenter(key: str) -> tuple[Place, ...] | None:
-    """Where a tensor of SAM 2 goes; None where only video needs it."""
+def place_segmenter(key: str) -> tuple[Place, ...]:
+    """Where a tensor of SAM 2 goes."""
     placed = place_sam2(key.removeprefix(SAM))
     many = placed if isinstance(placed, tuple) else (placed,)
-    return tuple(Place(f"segmenter.{at.name}", at.part) for at in many if at is not None) or None
+    return tuple(Place(f"segmenter.{at.name}", at.part) for at in many)
 
 
 def random_config(name: str) -> Sa2vaConfig:

@@ -37,7 +37,7 @@ from litelvlm.models.files import ModelSource, index
 from litelvlm.models.language import build_seg_head, wrap_tokenizer
 from litelvlm.models.mrope import compact_positions, prompt_positions
 from litelvlm.models.names import COMPUTED, Place
-from litelvlm.models.sam2 import HIERA_L, build_sam2
+from litelvlm.models.sam2 import HIERA_L, build_sam2, sam2_config
 from litelvlm.profiling import Profiler
 from litelvlm.pruning import Selection
 from litelvlm.question import Question
@@ -132,7 +132,7 @@ def open_folder(folder: Path, raw: dict[str, Any], tower: str | Path | None) -> 
     language["tie_word_embeddings"] = "language.lm_head.weight" not in entries
     for settings in (language, sight):
         settings.pop("model_type")
-    sam = raw.get("sam2_config", HIERA_L)
+    sam = sam2_config(raw.get("sam2_config", HIERA_L), list(entries))
     config = Sa2vaConfig(folder.name, sight, kind, language, sam, clip, str(tower or GUIDE))
     return ModelSource(config, folder, "sa2va-qwen", entries, ignored)
 
@@ -230,6 +230,7 @@ class Sa2vaQwen(Sa2va):
     """
 
     most = staticmethod(tokens)
+    frames = 0  # places of several pictures are not numbered
 
     def __init__(
         self,
@@ -242,7 +243,9 @@ class Sa2vaQwen(Sa2va):
         super().__init__(model, config, tokenizer, ids)
         self.processor = processor
 
-    def _see(self, image: np.ndarray, hw: tuple[int, int]) -> tuple[Seen, PatchFrame]:
+    def _see(
+        self, image: np.ndarray, hw: tuple[int, int], most: int = 0
+    ) -> tuple[Seen, PatchFrame]:
         cut: Any = self.processor(_rounded(image), return_tensors="pt")
         seen = self.model.vision(
             cut.pixel_values.to(self.device, self.dtype), grid_thw=cut.image_grid_thw

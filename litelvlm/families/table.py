@@ -31,6 +31,7 @@ class Preset:
         folder: name of the folder under the project's assets that holds the model.
         licence: of the weights; None where their page states none.
         random_only: the model has no trained weights; loading draws them.
+        video: it takes clips.
     """
 
     note: str
@@ -40,6 +41,7 @@ class Preset:
     folder: str | None = None
     licence: str | None = None
     random_only: bool = False
+    video: bool = False
 
 
 _CLIPS = {
@@ -131,6 +133,7 @@ PRESETS: dict[str, Preset] = {
         note="Sa2VA-1B: InternViT-300M, Qwen2.5 0.5B, SAM 2 Hiera-L; up to 3,328 image tokens",
         family="sa2va",
         hub="ByteDance/Sa2VA-1B",
+        video=True,
         licence="Apache-2.0",
         tower="openai/clip-vit-base-patch16",
     ),
@@ -138,6 +141,7 @@ PRESETS: dict[str, Preset] = {
         note="Sa2VA-4B: InternViT-300M, Qwen2.5 3B, SAM 2 Hiera-L; up to 3,328 image tokens",
         family="sa2va",
         hub="ByteDance/Sa2VA-4B",
+        video=True,
         licence="Apache-2.0",
         tower="openai/clip-vit-base-patch16",
     ),
@@ -145,6 +149,7 @@ PRESETS: dict[str, Preset] = {
         note="Sa2VA-8B: InternViT-300M, InternLM2.5 7B, SAM 2 Hiera-L; up to 3,328 image tokens",
         family="sa2va",
         hub="ByteDance/Sa2VA-8B",
+        video=True,
         licence="Apache-2.0",
         tower="openai/clip-vit-base-patch16",
     ),
@@ -175,6 +180,11 @@ def looks_like(names: Iterable[str]) -> str | None:
         if any(name.startswith(signs) for name in known):
             return kind
     return None
+
+
+def with_video() -> list[str]:
+    """Names of the presets that take clips."""
+    return [name for name, preset in PRESETS.items() if preset.video]
 
 
 def family(name: str) -> Any:

@@ -122,7 +122,7 @@ def fill_random(
 
 
 def fill_buffers(root: nn.Module, device: str | torch.device) -> None:
-    """Compute the buffers that no checkpoint holds: rotary frequencies and CLIP's causal mask.
+    """Compute the buffers that no checkpoint holds: rotary frequencies, places, CLIP's causal mask.
 
     Raises:
         RuntimeError: a buffer or parameter is still on the meta device, which is a fault of ours.
@@ -137,6 +137,9 @@ def fill_buffers(root: nn.Module, device: str | torch.device) -> None:
                 fresh = type(module)(module.config)  # type: ignore[call-arg]
             for name, buffer in fresh.named_buffers(recurse=False):
                 setattr(module, name, buffer.to(device))
+        elif hasattr(module, "precompute_positions"):  # SAM 2's memory: places of its grid
+            with torch.device("cpu"):
+                module.position_ids = module.precompute_positions(module.config).to(device)
         elif "attn_mask" in own:  # open_clip's text tower: nothing above the diagonal is seen
             side = own["attn_mask"].shape[-1]
             module.attn_mask = torch.full((side, side), -torch.inf, device=device).triu_(1)

@@ -19,6 +19,7 @@ from litelvlm.ui.zero import gpu, on_zero_gpu
 
 if TYPE_CHECKING:
     from litelvlm.pipeline import Pipeline
+    from litelvlm.result import GroundingResults
 
 log = logging.getLogger(__name__)
 DEFAULT_TOKENS = 576
@@ -53,7 +54,12 @@ class Desk:
         def _sweep(name: str, given: work.Answer, methods: Sequence[str]) -> Iterator[work.Sweep]:
             yield from work.sweep(models.get(name), given, methods)
 
+        @gpu(lambda name, frames, phrases, budget: 30 + len(frames))
+        def _follow(name: str, frames: np.ndarray, phrases: Sequence[str], budget: Any) -> Any:
+            return models.get(name).follow(frames, phrases, budget)
+
         self._answer, self._measure, self._sweep = _answer, _measure, _sweep
+        self._follow = _follow
 
     def _load(self, name: str) -> Pipeline:
         import litelvlm
@@ -73,6 +79,19 @@ class Desk:
             return self.models.get(name).family.capabilities.masks
         except InputError:
             return True
+
+    def clips(self, name: str | None = None) -> bool:
+        """Whether a model takes clips; False where it cannot be loaded."""
+        try:
+            return self.models.get(name).family.capabilities.frames > 0
+        except InputError:
+            return False
+
+    def follow(
+        self, name: str, frames: np.ndarray, phrases: Sequence[str], budget: Any
+    ) -> GroundingResults:
+        """See `Pipeline.follow`."""
+        return self._follow(name, frames, phrases, budget)
 
     def answer(
         self, name: str, picture: Picture, ask: Question, before: work.Answer | None

@@ -12,7 +12,7 @@ import gradio as gr
 
 from litelvlm.errors import InputError
 from litelvlm.images import read_image
-from litelvlm.ui import about, api, callbacks, handout, opening, panels
+from litelvlm.ui import about, api, callbacks, clip_tab, handout, opening, panels
 from litelvlm.ui.callbacks import NO_SNIPPET, Controls, Page
 from litelvlm.ui.components import Choice
 from litelvlm.ui.desk import Desk
@@ -138,6 +138,8 @@ def build(desk: Desk) -> gr.Blocks:
                             draw = small_button("Draw the curve", "lv-sweep")
                             stop = small_button("Cancel", "lv-cancel")
                         curve = html_part(opening.part(opened, "curve"), elem_id="lv-curve")
+                    with gr.Tab("Clip", id="clip", visible=desk.clips(given.model)) as film_tab:
+                        clip_tab.build(desk, inputs.model, RUN)
                     with gr.Tab("Use it", id="use"):
                         codes: tuple[tuple[str, Any, str], ...] = (
                             ("snippet", "python", "Python"),
@@ -168,7 +170,7 @@ def build(desk: Desk) -> gr.Blocks:
         again_hidden = gr.Button("Run again", elem_id="lv-rerun", elem_classes="lv-hidden")
         everything = [session, phrase, *inputs.all()]
         now = [session, *inputs.all()]
-        of_model = [model_line, card, marks, answer_tab]
+        of_model = [model_line, card, marks, answer_tab, film_tab]
         set_by_link = [tabs, *of_model, *inputs.all()]
         find = _find(desk)
         asked = [
@@ -383,14 +385,15 @@ def _changed(desk: Desk, after: bool = False) -> Callable[..., tuple[Any, Any]]:
 
 
 def _choose_model(desk: Desk, name: Any, budget: Any) -> tuple[Any, ...]:
-    """What depends on the model: its line and card, the marks, the tab, the slider, the box."""
+    """What depends on the model: its line and card, the marks, the tabs, the slider, the box."""
     total, masks = desk.tokens(str(name)), desk.masks(str(name))
     fits = isinstance(budget, (int, float)) and budget <= total
     value = budget if fits else first_budget(total)
     slider = gr.update(maximum=total, minimum=min(LEAST, total), value=value)
     tab, box = gr.update(label=_ANSWERS[masks]), gr.update(**asking(masks))
     told = about.model_line(desk, str(name)), about.card(desk, str(name))
-    return *told, budget_marks(total), tab, slider, box
+    clips = gr.update(visible=desk.clips(str(name)))
+    return *told, budget_marks(total), tab, clips, slider, box
 
 
 _ANSWERS = {True: "Masks", False: "Answers"}  # the tab, by whether there are masks
