@@ -1,9 +1,10 @@
-"""Running out of memory, told as an error of the user's kind."""
+"""Memory of the process: running out of it, told as an error of the user's kind, and its peak."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -29,3 +30,15 @@ def memory_told(device: torch.device, advice: str) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.empty_cache()
     raise MemoryShortError(f"out of memory on {device}{advice}")
+
+
+def peak_resident() -> int | None:
+    """Most bytes of main memory that this process ever held, its libraries included.
+
+    None where the system does not tell (Linux does).
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(ln.split()[1]) * 1024 for ln in lines if ln.startswith("VmHWM:")), None)

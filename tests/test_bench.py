@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -134,6 +135,19 @@ def test_text_names_the_machine_the_dtype_and_the_versions(report):
         assert "float32" in words
         assert "torch" in words
         assert "random weights" in words
+
+
+def test_written_answers_are_timed_where_there_are_any(pipe, report):
+    assert all(row.decode is None for row in report.rows)
+    asked = {"mode": "generate", "max_new_tokens": 3}
+    rows = bench(pipe, [8], repeats=1, sam=False, **asked).rows
+    assert all(row.decode and row.decode.median < row.answer.median for row in rows)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone tells")
+def test_the_memory_of_the_process_is_told(report):
+    assert report.weight_bytes < report.loaded_bytes <= report.peak_bytes
+    assert f"{report.peak_bytes / 2**30:.1f} to run" in report.text()
 
 
 def test_the_report_becomes_json(report):

@@ -225,8 +225,11 @@ def test_bench_prints_json_and_takes_a_picture_and_phrases(capsys, photo):
 def test_bench_can_keep_its_numbers(capsys, tmp_path):
     file = tmp_path / "numbers.json"
     command = ["bench", "--budgets", "8", "--repeats", 1, "--json", "--no-sam", "--out", file]
-    _, out, _ = run(capsys, *command, *TINY)
-    assert json.loads(file.read_text()) == json.loads(out)
+    _, out, _ = run(capsys, *command, "--write", 2, "--bits", 8, *TINY)
+    report = json.loads(out)
+    assert json.loads(file.read_text()) == report
+    assert report["bits"] == 8
+    assert all(row["decode"]["median"] > 0 for row in report["rows"])
 
 
 def test_info_lists_models_methods_devices_and_versions(capsys, pipe):

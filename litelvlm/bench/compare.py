@@ -161,11 +161,11 @@ def in_turns(
 
     first = []
     for budget in budgets:
-        say(f"warm-up at {budget or pipe.tokens_total} tokens")
+        say(f"warm-up at {budget or scene.count} tokens")
         first.append(ask(budget, "full" if count else "time"))
     times: list[dict[str, list[float]]] = [{} for _ in budgets]
     for turn, index in turns(repeats, len(budgets)):
-        say(f"turn {turn + 1} of {repeats} at {budgets[index] or pipe.tokens_total} tokens")
+        say(f"turn {turn + 1} of {repeats} at {budgets[index] or scene.count} tokens")
         for cost in ask(budgets[index], "time").costs.stages:
             times[index].setdefault(cost.stage, []).append(cost.ms)
     return [

@@ -21,12 +21,14 @@ from litelvlm.bench.figures import (
     versions,
 )
 from litelvlm.bench.sam import SamTiming, time_sam
+from litelvlm.memory import peak_resident
 from litelvlm.pipeline import Pipeline
 from litelvlm.question import check_budget
 from litelvlm.tables import markdown_table, text_table
 
 HEADS = (
-    *("image tokens", "LLM tokens", "LLM prefill", "faster", "LLM activations, MiB", "less"),
+    *("image tokens", "LLM tokens", "LLM prefill", "faster", "LLM decode"),
+    *("LLM activations, MiB", "less"),
     *("KV cache, MiB", "LLM TFLOP", "selection", "first answer, encoding included", "less time"),
     *("next answer, picture encoded", "faster than the first unpruned"),
 )
@@ -40,6 +42,7 @@ class BenchRow:
         tokens: image tokens that entered the language model.
         llm_tokens: all tokens that entered it.
         prefill: of the language model.
+        decode: of the tokens it writes; None where it writes none.
         select: of scoring and choosing the tokens; None for the unpruned model.
         answer: from an encoded picture to the mask or the first word, all stages.
         llm_peak_bytes: peak of activation memory in the language model; None if unmeasured.
@@ -50,6 +53,7 @@ class BenchRow:
     tokens: int
     llm_tokens: int
     prefill: Spread
+    decode: Spread | None
     select: Spread | None
     answer: Spread
     llm_peak_bytes: int | None
@@ -67,10 +71,13 @@ class BenchReport:
         machine: processor or GPU.
         threads: CPU threads in use.
         dtype: of weights and activations.
+        bits: of the language model's weights, where they are stored in fewer.
         versions: of the libraries.
         repeats: timed runs of each row.
         phrases: number of phrases asked together.
         weight_bytes: of the whole model.
+        loaded_bytes, peak_bytes: most main memory the process held, libraries included, before the
+            benchmark (so while the model was loaded) and up to its end; None if unmeasured.
         encode: milliseconds of the image encoders, by stage.
         rows: one a budget, the unpruned model first.
         sam: None if it was not asked for.
@@ -81,10 +88,13 @@ class BenchReport:
     machine: str
     threads: int
     dtype: str
+    bits: int | None
     versions: dict[str, str]
     repeats: int
     phrases: int
     weight_bytes: int
+    loaded_bytes: int | None
+    peak_bytes: int | None
     encode: dict[str, Spread]
     rows: tuple[BenchRow, ...]
     sam: SamTiming | None
@@ -109,9 +119,14 @@ class BenchReport:
     def _head(self) -> str:
         weights = "random weights, " if self.random_weights else ""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        bits = f" ({self.bits} bits)" if self.bits else ""
+        held = ""
+        if self.loaded_bytes and self.peak_bytes:
+            loaded, peak = (size / 2**30 for size in (self.loaded_bytes, self.peak_bytes))
+            held = f" (main memory of the process: {loaded:.1f} at most to load, {peak:.1f} to run)"
         return (
-            f"{self.model}: {weights}{self.dtype}, {self.weight_bytes / 2**30:.1f} GiB of weights; "
-            f"{self.machine}, {self.threads} threads; {versions}. "
+            f"{self.model}: {weights}{self.dtype}{bits}, {self.weight_bytes / 2**30:.1f} GiB of "
+            f"weights{held}; {self.machine}, {self.threads} threads; {versions}. "
             f"Times in ms, median (least..most) of {self.repeats} turns, "
             f"{self.phrases} phrase{'s' if self.phrases > 1 else ''}."
         )
@@ -125,6 +140,7 @@ class BenchReport:
                 str(row.llm_tokens),
                 str(row.prefill),
                 times_text(full.prefill.median / row.prefill.median),
+                cell_text(row.decode),
                 mib_text(row.llm_peak_bytes),
                 times_text(ratio_of(full.llm_peak_bytes, row.llm_peak_bytes)),
                 mib_text(row.kv_cache_bytes),
@@ -162,6 +178,7 @@ def bench(
     repeats: int = 3,
     sam: bool = True,
     random_weights: bool = False,
+    bits: int | None = None,
     note: Note | None = None,
     **options: Any,
 ) -> BenchReport:
@@ -169,25 +186,26 @@ def bench(
 
     Args:
         pipe: the model.
-        budgets: image tokens, each 1..N.
+        budgets: image tokens, each 1..N of the picture.
         picture: as for `Pipeline.encode`; None takes a generated one, 480 x 640.
         phrases: one or several.
         repeats: timed runs of each variant, at least 1.
         sam: also time SAM's encoder against transformers' own path.
-        random_weights: noted in the report.
+        random_weights, bits: of `load`; noted in the report.
         note: told what runs next.
         **options: of `Pipeline.ground`.
 
     Raises:
         InputError: a budget outside 1..N, or fewer than one repeat.
     """
-    total = pipe.tokens_total
-    chosen = sorted({check_budget(budget, total) for budget in budgets} - {total}, reverse=True)
+    loaded = peak_resident()
     if picture is None:
         picture = _generated_picture()
     say = note or (lambda _: None)
     say("encoding the picture")
     scene = pipe.encode(picture)  # warm-up
+    total = scene.count
+    chosen = sorted({check_budget(budget, total) for budget in budgets} - {total}, reverse=True)
     encode: dict[str, list[float]] = {}
     for _ in range(repeats):
         scene = pipe.encode(picture)
@@ -205,6 +223,7 @@ def bench(
                 tokens=costs.tokens_kept,
                 llm_tokens=costs.llm_tokens,
                 prefill=Spread.of(times["llm_prefill"]),
+                decode=Spread.of(times["llm_decode"]) if "llm_decode" in times else None,
                 select=Spread.of(times["select"]) if "select" in times else None,
                 answer=Spread.of([sum(turn) for turn in zip(*times.values(), strict=True)]),
                 llm_peak_bytes=llm_peak(results),
@@ -218,10 +237,13 @@ def bench(
         machine=machine(pipe.device),
         threads=torch.get_num_threads(),
         dtype=str(pipe.dtype).removeprefix("torch."),
+        bits=bits,
         versions=versions(),
         repeats=repeats,
         phrases=len(runs[0][0]),
         weight_bytes=pipe.weight_bytes,
+        loaded_bytes=loaded,
+        peak_bytes=peak_resident(),
         encode={stage: Spread.of(times) for stage, times in encode.items()},
         rows=tuple(rows),
         sam=time_sam(pipe, scene, repeats, say) if sam and pipe.family.segmenter else None,

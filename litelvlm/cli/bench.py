@@ -5,6 +5,7 @@ The unpruned model is always measured too, and all budgets take turns in one pro
 
 examples:
   litelvlm bench --model glamm-refseg --random-weights --budgets 576,192,64
+  litelvlm bench --model glamm-refseg --random-weights --bits 8 --write 16 --no-sam
   litelvlm bench --model nano --budgets 192,64 --markdown
 """
 
@@ -43,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="repeat for several; default: one of eight words",
     )
     parser.add_argument(
+        "--write",
+        type=int,
+        metavar="N",
+        help="let the model write up to N tokens (default: its answer is given, one prefill)",
+    )
+    parser.add_argument(
         "--no-sam",
         action="store_true",
         help="do not time SAM's encoder against transformers' own path",
@@ -67,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--budgets needs at least one number")
     if args.out and not args.out.parent.is_dir():  # told before minutes of measuring
         raise InputError(f"{args.out.parent}: no such folder")
+    options.at_least_one(args, "write")
+    written = {"mode": "generate", "max_new_tokens": args.write} if args.write else {}
     picture = read_image(args.picture) if args.picture else None
     phrases = args.phrases or ["the small red apple on the wooden table"]
     pipe = options.load_model(args)
@@ -83,7 +92,9 @@ def run(args: argparse.Namespace) -> int:
         repeats=args.repeats,
         sam=not args.no_sam,
         random_weights=args.random_weights or args.model == "tiny-random",
+        bits=args.bits,
         note=note,
+        **written,
         **options.selection(args),
     )
     if args.out:

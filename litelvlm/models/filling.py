@@ -48,9 +48,12 @@ def load_into(
             kind = dtype if isinstance(dtype, torch.dtype) else dtype[entry.name.split(".")[0]]
         else:
             kind = tensor.dtype
-        # A copy always: a view would keep the file mapped for as long as the model lives.
+        # A view that is kept would keep the file mapped for as long as the model lives.
         value = tensor.to(
-            device=device, dtype=kind, copy=True, memory_format=torch.contiguous_format
+            device=device,
+            dtype=kind,
+            copy=not _quantises(root, entry.name),
+            memory_format=torch.contiguous_format,
         )
         _assign(root, groups.get(entry.name, (entry.name,)), value)
         done += entry.bytes
@@ -179,14 +182,20 @@ def _is_parameter(root: nn.Module, name: str) -> bool:
     return leaf in root.get_submodule(stem)._parameters
 
 
+def _quantises(root: nn.Module, name: str) -> bool:
+    """Whether a weight is not kept as it is given."""
+    stem, _, leaf = name.rpartition(".")
+    return leaf == "weight" and isinstance(root.get_submodule(stem), QuantisedLinear)
+
+
 def _assign(root: nn.Module, names: Iterable[str], value: Tensor) -> None:
     """Put one tensor under all its names."""
     parameter: nn.Parameter | None = None
     for name in names:
         stem, _, leaf = name.rpartition(".")
         module = root.get_submodule(stem)
-        if isinstance(module, QuantisedLinear) and leaf == "weight":
-            module.take(value)
+        if _quantises(root, name):
+            module.take(value)  # type: ignore[operator]
         elif _is_parameter(root, name):
             if parameter is None:
                 parameter = nn.Parameter(value, requires_grad=False)
