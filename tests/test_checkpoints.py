@@ -310,7 +310,7 @@ def test_loading_takes_the_weights_and_one_file_of_memory(tmp_path, kind, bits):
     command = [sys.executable, "-c", MEMORY, str(tmp_path), str(bits)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     weights = 6 * shard // 2
-    assert int(done.stdout) < weights + shard + 40 * 2**20  # first uses of kernels among it
+    assert int(done.stdout) < weights + shard + 64 * 2**20  # first uses of kernels among it
     assert int(done.stdout) > weights * 0.9  # the measurement itself works
 
 
