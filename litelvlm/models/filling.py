@@ -8,6 +8,7 @@ load_into(model, source, torch.bfloat16, "cuda")     # ... and fill, strictly
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -141,8 +142,9 @@ def fill_buffers(root: nn.Module, device: str | torch.device) -> None:
             for name, buffer in fresh.named_buffers(recurse=False):
                 setattr(module, name, buffer.to(device))
         elif hasattr(module, "precompute_positions"):  # SAM 2's memory: places of its grid
+            memory: Any = module
             with torch.device("cpu"):
-                module.position_ids = module.precompute_positions(module.config).to(device)
+                memory.position_ids = memory.precompute_positions(memory.config).to(device)
         elif "attn_mask" in own:  # open_clip's text tower: nothing above the diagonal is seen
             side = own["attn_mask"].shape[-1]
             module.attn_mask = torch.full((side, side), -torch.inf, device=device).triu_(1)

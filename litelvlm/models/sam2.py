@@ -235,7 +235,7 @@ class Sam2Segmenter:
             Frame by frame (P, s, s) mask logits, and for a key frame (P,) predicted IoU.
         """
         device, dtype = self.sam.device, self.sam.dtype
-        session = Sam2VideoInferenceSession(
+        session: Any = Sam2VideoInferenceSession(
             video_height=frames.shape[1],
             video_width=frames.shape[2],
             inference_device=device,
