@@ -312,7 +312,7 @@ def test_the_curve_agrees_with_a_run_at_that_budget(desk, ask):
 
 def test_the_curve_is_drawn_with_a_progress_bar_until_it_is_done(desk, ask):
     session = callbacks.ground(desk, None, ask).session
-    pages = [page.curve for page in callbacks.sweep(desk, session, ask)]
+    pages = [page for _, page in callbacks.sweep(desk, session, ask)]
     assert all("progressbar" in page for page in pages[:-1])
     assert "progressbar" not in pages[-1]
     assert pages[-1].count("<tr>") == 1 + 3 * 3
@@ -674,7 +674,7 @@ def test_after_an_error_the_old_answer_cannot_be_measured_drawn_or_saved(desk, a
     now = replace(ask, phrases="?")
     assert callbacks.ground(desk, first, now).session is None
     assert "Find something first" in callbacks.measure(desk, first, now).cost
-    assert "Find something first" in next(callbacks.sweep(desk, first, now)).curve
+    assert "Find something first" in next(callbacks.sweep(desk, first, now))[1]
     assert "Find something first" in callbacks.prepare_downloads(desk, first, now).downloads
     assert "Find something first" in callbacks.animation(desk, first, now, 0)
     assert "the noise" in callbacks.choose_phrase(first, 1).tokens, "it is still on screen"
@@ -690,7 +690,7 @@ def test_a_later_choice_of_model_does_not_change_who_measures(desk, ask):
 
 def test_buttons_before_the_first_answer_say_what_to_do(desk):
     assert "Find something first" in callbacks.measure(desk, None, Controls()).cost
-    assert "Find something first" in next(callbacks.sweep(desk, None, Controls())).curve
+    assert "Find something first" in next(callbacks.sweep(desk, None, Controls()))[1]
     assert "Find something first" in callbacks.prepare_downloads(desk, None, Controls()).downloads
     assert callbacks.choose_phrase(None, 0) == Page()
 

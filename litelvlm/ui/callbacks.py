@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from litelvlm.errors import InputError
 from litelvlm.question import SELECTION_OPTIONS, Question
-from litelvlm.ui import costs, handout, panels, patch_map
+from litelvlm.ui import beside, costs, curve, handout, panels, patch_map
 from litelvlm.ui.desk import Desk
 from litelvlm.ui.examples import Example
 from litelvlm.ui.limits import check_phrases, picture_key, read_picture
 from litelvlm.ui.pictures import esc, photo_style
-from litelvlm.ui.work import Answer
+from litelvlm.ui.work import RIVALS, Answer, Sweep
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ EMPTY = {
     "tokens": "Which of the picture’s patches the language model gets to see, and why.",
     "similarity": "How much each patch is like the phrase for CLIP, and whether that is reversed.",
     "cost": "Where the time goes, with and without pruning.",
+    "beside": "What other methods keep of the picture at this budget, what they answer with it, "
+    "and how long it takes them.",
     "curve": "How the answer and its cost change with the budget: a minute of work for the "
     "computer at most, drawn as it goes.",
     "downloads": "Masks, records and the figure of the answer on screen.",
@@ -51,7 +53,8 @@ class Page:
         status: the line under the button.
         stale: what dims or hides the tabs while they answer another question.
         failed: whether the last run ended in a message instead of an answer.
-        masks, tokens, similarity, cost, curve, downloads: HTML of the tabs.
+        masks, tokens, similarity, cost, beside, curve, downloads: HTML of the tabs.
+        figure: HTML of the link to the methods side by side as a figure.
         snippet, command, client: text that reproduces the answer, in Python, on the command line
             and through this server.
         link: HTML of the link to the result.
@@ -67,6 +70,8 @@ class Page:
     tokens: str | None = None
     similarity: str | None = None
     cost: str | None = None
+    beside: str | None = None
+    figure: str | None = None
     curve: str | None = None
     downloads: str | None = None
     snippet: str | None = None
@@ -156,6 +161,8 @@ def _filled(desk: Desk, answer: Answer, before: Answer | None, index: Any, given
     number = _index(answer, index)
     phrases = answer.ask.phrases
     same_photo = before is not None and before.picture.key == answer.picture.key
+    # What sets methods against each other outlives a move of the budget, not the question.
+    same_topic = before is not None and before.topic == answer.topic
     setup = desk.settings.device, desk.settings.dtype
     return Page(
         session=answer,
@@ -167,7 +174,9 @@ def _filled(desk: Desk, answer: Answer, before: Answer | None, index: Any, given
         tokens=panels.tokens(answer, number),
         similarity=panels.similarity(answer, number),
         cost=costs.cost(answer),
-        curve=panels.empty(EMPTY["curve"]),
+        beside=None if same_topic else panels.empty(EMPTY["beside"]),
+        figure=None if same_topic else "",
+        curve=None if same_topic else panels.empty(EMPTY["curve"]),
         downloads=panels.empty(EMPTY["downloads"]),
         snippet=handout.snippet(answer, *setup),
         command=handout.command(answer, *setup),
@@ -319,17 +328,48 @@ def measure(desk: Desk, session: Answer | None, given: Controls) -> Page:
     return Page(session=answer, cost=costs.cost(answer))
 
 
-def sweep(desk: Desk, session: Answer | None, given: Controls) -> Iterator[Page]:
-    """Draw the budget curve as it grows."""
+def compare(
+    desk: Desk, session: Answer | None, given: Controls, index: Any, methods: Sequence[str]
+) -> tuple[beside.Beside | None, str, str]:
+    """Methods side by side: the record, the tab, and the link to the figure."""
     if session is None or difference(desk, session, given):
-        yield Page(curve=panels.notice("warn", "No curve yet", "Find something first."))
+        return None, panels.notice("warn", "Nothing to compare yet", "Find something first."), ""
+    try:
+        found = desk.beside(session, methods)
+    except InputError as error:
+        return None, panels.notice("error", esc(error)), ""
+    figure = handout.figure_links(beside.figure(found, session), "methods")
+    return found, beside.html(found, session, _index(session, index)), figure
+
+
+def choose_beside(session: Answer | None, found: beside.Beside | None, index: Any) -> str | None:
+    """The methods side by side for another phrase; None where there is nothing to redraw."""
+    if session is None or found is None or found.topic != session.topic:
+        return None
+    return beside.html(found, session, _index(session, index))
+
+
+def sweep(
+    desk: Desk, session: Answer | None, given: Controls, methods: Sequence[str] = RIVALS
+) -> Iterator[tuple[Sweep | None, str]]:
+    """The budget curve as it grows, as a record and as the tab shows it."""
+    if session is None or difference(desk, session, given):
+        yield None, panels.notice("warn", "No curve yet", "Find something first.")
         return
     total = session.pruned.costs.tokens_total
     try:
-        for state in desk.sweep(session):
-            yield Page(curve=costs.curve(state, total))
+        for state in desk.sweep(session, methods):
+            yield state, curve.html(state, total)
     except InputError as error:
-        yield Page(curve=panels.notice("error", esc(error)))
+        yield None, panels.notice("error", esc(error))
+
+
+def cancelled(session: Answer | None, swept: Sweep | None) -> str:
+    """The tab after the curve was cancelled: the points there are."""
+    if session is None or swept is None or swept.topic != session.topic:
+        return panels.notice("info", "Cancelled", "Draw the curve again at any time.")
+    total = session.pruned.costs.tokens_total
+    return curve.html(swept, total, cancelled=swept.done < swept.total)
 
 
 def play(desk: Desk, session: Answer | None, index: Any, shown: str) -> tuple[str, str] | None:

@@ -10,12 +10,13 @@ from litelvlm.ui.pictures import esc
 from litelvlm.viz import ColourScale
 
 _DASHES = ("", "6 4", "2 3", "9 3 2 3")
+_INKS = 7
 
 
-def svg(width: int, height: int, body: str, label: str, kind: str = "") -> str:
+def svg(width: int, height: int, body: str, label: str, kind: str = "", role: str = "img") -> str:
     """An SVG element that scales with its column and says what it shows."""
     return (
-        f'<svg class="lv-chart {kind}" viewBox="0 0 {width} {height}" role="img" '
+        f'<svg class="lv-chart {kind}" viewBox="0 0 {width} {height}" role="{role}" '
         f'aria-label="{esc(label)}">{body}</svg>'
     )
 
@@ -103,10 +104,10 @@ def lines(
     level: tuple[float, str] | None = None,
     digits: int = 0,
 ) -> str:
-    """Lines over the token budget.
+    """Lines over the token budget; a click on a point sets the page's budget to its own.
 
     Args:
-        curves: (name, (budget, value) points) of each line, at most four.
+        curves: (name, (budget, value) points) of each line.
         title: what the values are.
         ticks: budgets to mark, ascending.
         top: upper end of the value axis; the lower end is 0.
@@ -138,20 +139,33 @@ def lines(
         at = y(level[0])
         body += f'<path d="M{left} {at:.1f}H{right}" class="lv-level"/>'
         body += f'<text x="{right}" y="{at - 5:.1f}" text-anchor="end">{esc(level[1])}</text>'
-    for number, (_, points) in enumerate(curves):
+    body += (  # the page's script puts it where the slider stands
+        f'<g class="lv-now" data-lv-axis="{ticks[0]} {ticks[-1]} {left} {right}">'
+        f'<path d="M0 {upper}V{base}"/><text y="{upper - 4}" text-anchor="middle"></text></g>'
+    )
+    for number, (name, points) in enumerate(curves):
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
-        dash = _DASHES[number % len(_DASHES)]
-        body += (
-            f'<polyline points="{path}" class="lv-line lv-ink-{number}" stroke-dasharray="{dash}"/>'
-        )
+        body += f'<polyline points="{path}" {_line(number)}/>'
         for budget, value in points:
-            body += _marker(number, x(budget), y(value))
+            told = f"{esc(name)}, {budget} tokens: {value:.2f}"
+            body += (
+                f'<g class="lv-point" role="button" tabindex="{-1 if number else 0}" '
+                f'data-lv-budget="{budget}" aria-label="{told}"><title>{told}</title>'
+                f'<circle cx="{x(budget):.1f}" cy="{y(value):.1f}" r="11" class="lv-hit"/>'
+                f"{_marker(number, x(budget), y(value))}</g>"
+            )
     names = ", ".join(name for name, _ in curves)
-    return svg(width, height, body, f"{title} over image tokens kept, for {names}", "lv-half")
+    words = f"{title} over image tokens kept, for {names}"
+    return svg(width, height, body, words, "lv-half", role="group")
+
+
+def _line(number: int) -> str:
+    dash = _DASHES[number % len(_DASHES)]
+    return f'class="lv-line lv-ink-{number % _INKS}" stroke-dasharray="{dash}"'
 
 
 def _marker(number: int, x: float, y: float) -> str:
-    ink = f'class="lv-dot lv-ink-{number}"'
+    ink = f'class="lv-dot lv-ink-{number % _INKS}"'
     if number % 3 == 1:
         return f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" {ink}/>'
     if number % 3 == 2:
@@ -161,9 +175,7 @@ def _marker(number: int, x: float, y: float) -> str:
 
 def line_key(number: int) -> str:
     """A sample of line `number`, for a legend in HTML."""
-    dash = _DASHES[number % len(_DASHES)]
     return (
         '<svg class="lv-key" viewBox="0 0 34 12" aria-hidden="true">'
-        f'<path d="M1 6H33" class="lv-line lv-ink-{number}" stroke-dasharray="{dash}"/>'
-        f"{_marker(number, 17, 6)}</svg>"
+        f'<path d="M1 6H33" {_line(number)}/>{_marker(number, 17, 6)}</svg>'
     )

@@ -1,15 +1,13 @@
-"""The tabs of time and memory: stages side by side, tiles, and the budget curve."""
+"""The tab of time and memory: stages side by side, and tiles."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from litelvlm.bench import Spread
-from litelvlm.methods import METHODS
-from litelvlm.ui import charts
 from litelvlm.ui.panels import swatch
 from litelvlm.ui.pictures import esc
-from litelvlm.ui.work import Answer, Sweep, budgets
+from litelvlm.ui.work import Answer
 
 PAPER = (
     '<p class="lv-caption" id="lv-paper">The paper’s own figures, for GLaMM on a GPU that it does '
@@ -158,60 +156,3 @@ def _flops(count: int) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count / 1e6:.3g} MFLOP"
-
-
-# ------------------------------------------------------------------------------------ budget curve
-def curve(given: Sweep, total: int) -> str:
-    """Agreement and prefill time over budgets, for the chosen method, random and grid."""
-    names = [METHODS[line.method].title for line in given.curves]
-    ticks = budgets(total)
-    slowest = max(
-        [given.unpruned_ms, 1e-3] + [ms for line in given.curves for _, _, ms in line.points]
-    )
-    agreement = charts.lines(
-        [(n, [(b, s) for b, s, _ in c.points]) for n, c in zip(names, given.curves, strict=True)],
-        title="Agreement with the unpruned answer",
-        ticks=ticks,
-        top=1.0,
-        digits=2,
-    )
-    time = charts.lines(
-        [(n, [(b, ms) for b, _, ms in c.points]) for n, c in zip(names, given.curves, strict=True)],
-        title="Prefill of the language model, ms",
-        ticks=ticks,
-        top=slowest * 1.15,
-        level=(given.unpruned_ms, "all tokens"),
-        digits=1 if slowest < 20 else 0,
-    )
-    keys = " ".join(
-        f'<span class="lv-keyed">{charts.line_key(number)} {esc(name)}</span>'
-        for number, name in enumerate(names)
-    )
-    done = 100 * given.done / max(1, given.total)
-    bar = (
-        f'<div class="lv-progress" role="progressbar" aria-valuenow="{done:.0f}" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-label="Budget curve"><i style="width:{done:.1f}%"></i></div>'
-        if given.done < given.total
-        else ""
-    )
-    return (
-        f'{bar}<div class="lv-key-line">{keys}</div><div class="lv-charts">{agreement}{time}</div>'
-        f'<p class="lv-caption">{given.done} of {given.total} points. Mean over '
-        f"{len(given.phrases)} phrase{'s' if len(given.phrases) != 1 else ''}; random draws "
-        "anew three times; time is the median of three. Agreement is with this model’s own "
-        f"unpruned answer, not with the truth.</p>{_curve_table(given, names)}"
-    )
-
-
-def _curve_table(given: Sweep, names: Sequence[str]) -> str:
-    rows = [
-        f"<tr><td>{esc(name)}</td><td>{budget}</td><td>{score:.3f}</td><td>{ms:.1f}</td></tr>"
-        for name, line in zip(names, given.curves, strict=True)
-        for budget, score, ms in line.points
-    ]
-    if not rows:
-        return ""
-    return (
-        "<details class='lv-details'><summary>The numbers</summary><table><tr><th>method</th>"
-        f"<th>tokens</th><th>IoU</th><th>prefill, ms</th></tr>{''.join(rows)}</table></details>"
-    )

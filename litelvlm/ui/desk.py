@@ -12,7 +12,7 @@ import numpy as np
 
 from litelvlm.errors import InputError
 from litelvlm.question import Question
-from litelvlm.ui import patch_map, work
+from litelvlm.ui import beside, patch_map, work
 from litelvlm.ui.limits import Picture, take_picture
 from litelvlm.ui.settings import Settings
 from litelvlm.ui.zero import gpu, on_zero_gpu
@@ -58,7 +58,12 @@ class Desk:
         def _follow(name: str, frames: np.ndarray, phrases: Sequence[str], budget: Any) -> Any:
             return models.get(name).follow(frames, phrases, budget)
 
+        @gpu(lambda name, given, methods: 40 + 10 * len(methods))
+        def _beside(name: str, given: work.Answer, methods: Sequence[str]) -> beside.Beside:
+            return beside.beside(models.get(name), given, methods)
+
         self._answer, self._measure, self._sweep = _answer, _measure, _sweep
+        self._beside = _beside
         self._follow = _follow
 
     def _load(self, name: str) -> Pipeline:
@@ -115,6 +120,10 @@ class Desk:
     ) -> Iterator[work.Sweep]:
         """See `work.sweep`; by the model that answered."""
         yield from self._sweep(given.model, given, methods)
+
+    def beside(self, given: work.Answer, methods: Sequence[str]) -> beside.Beside:
+        """See `beside.beside`; by the model that answered."""
+        return self._beside(given.model, given, methods)
 
     def warm_up(self) -> float | None:
         """Run the first model once on a blank picture, so that the first visitor need not wait.

@@ -133,10 +133,7 @@ def downloads(given: Answer, figures: bool = False) -> str:
     links = _mask_links(given, record) if given.masks else []
     links.append(_link(_json(record), "application/json", "result.json", "Everything as JSON"))
     if figures:
-        picture = viz.figure(given.pruned)
-        for kind, mime in (("png", "image/png"), ("svg", "image/svg+xml")):
-            file = figure_bytes(picture, kind)
-            links.append(_link(file, mime, f"figure.{kind}", f"Figure, {kind.upper()}"))
+        links += _figures(viz.figure(given.pruned), "figure")
     return f'<div class="lv-links">{"".join(links)}</div>'
 
 
@@ -151,6 +148,19 @@ def _mask_links(given: Answer, record: dict) -> list[str]:
     rle = [{"phrase": r["phrase"], "segmentation": r["mask_rle"]} for r in record["results"]]
     links.append(_link(_json(rle), "application/json", "masks-coco-rle.json", "Masks as COCO RLE"))
     return links
+
+
+def figure_links(picture: object, name: str) -> str:
+    """Links to a matplotlib figure in two formats."""
+    return f'<div class="lv-links">{"".join(_figures(picture, name))}</div>'
+
+
+def _figures(picture: object, name: str) -> list[str]:
+    kinds = {"png": "image/png", "svg": "image/svg+xml"}
+    return [
+        _link(figure_bytes(picture, kind), mime, f"{name}.{kind}", f"Figure, {kind.upper()}")
+        for kind, mime in kinds.items()
+    ]
 
 
 def animation(content: bytes) -> str:

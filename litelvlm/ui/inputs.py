@@ -123,7 +123,7 @@ def build_inputs(
     )
     with gr.Row():
         method = gr.Dropdown(
-            _methods(),
+            method_choices(),
             value="litelvlm",
             label="Method",
             info="Chooses before or inside the language model, or is a control.",
@@ -190,7 +190,7 @@ def example_strip(shown: tuple[Example, ...]) -> gr.HTML | None:
     )
 
 
-def _methods() -> list[tuple[str, str]]:
+def method_choices() -> list[tuple[str, str]]:
     """(title, name) of every method: those before the language model, inside it, and controls."""
 
     def group(name: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ import gradio as gr
 
 from litelvlm.errors import InputError
 from litelvlm.images import read_image
-from litelvlm.ui import about, api, callbacks, clip_tab, handout, opening, panels
+from litelvlm.ui import about, api, callbacks, clip_tab, handout, opening
 from litelvlm.ui.callbacks import NO_SNIPPET, Controls, Page
 from litelvlm.ui.components import Choice
 from litelvlm.ui.desk import Desk
@@ -28,6 +27,7 @@ from litelvlm.ui.inputs import (
     small_button,
 )
 from litelvlm.ui.limits import preview
+from litelvlm.ui.rivals import build_rivals, tie_rivals
 from litelvlm.ui.work import LEAST
 
 # Runs of a model take turns; redrawing does not wait for them.
@@ -53,6 +53,8 @@ class _Outputs:
     tokens: gr.HTML
     similarity: gr.HTML
     cost: gr.HTML
+    beside: gr.HTML
+    figure: gr.HTML
     curve: gr.HTML
     downloads: gr.HTML
     snippet: gr.Code
@@ -133,11 +135,7 @@ def build(desk: Desk) -> gr.Blocks:
                     with gr.Tab("Cost", id="cost") as cost_tab:
                         again = small_button("Measure again", "lv-measure")
                         cost = html_part(opening.part(opened, "cost"), elem_id="lv-cost")
-                    with gr.Tab("Budget curve", id="curve"):
-                        with gr.Row(elem_classes="lv-acts"):
-                            draw = small_button("Draw the curve", "lv-sweep")
-                            stop = small_button("Cancel", "lv-cancel")
-                        curve = html_part(opening.part(opened, "curve"), elem_id="lv-curve")
+                    made = build_rivals(opened)
                     with gr.Tab("Clip", id="clip", visible=desk.clips(given.model)) as film_tab:
                         clip_tab.build(desk, inputs.model, RUN)
                     with gr.Tab("Use it", id="use"):
@@ -164,8 +162,8 @@ def build(desk: Desk) -> gr.Blocks:
         html_part(about.foot(settings.keep_minutes), elem_id="lv-foot")
 
         outputs = _Outputs(
-            session, photo, status, stale, failed, masks, tokens, similarity, cost, curve,
-            downloads, snippet, command, client, link, phrase,
+            session, photo, status, stale, failed, masks, tokens, similarity, cost,
+            made.beside, made.figure, made.curve, downloads, snippet, command, client, link, phrase,
         )  # fmt: skip
         again_hidden = gr.Button("Run again", elem_id="lv-rerun", elem_classes="lv-hidden")
         everything = [session, phrase, *inputs.all()]
@@ -229,17 +227,7 @@ def build(desk: Desk) -> gr.Blocks:
             show_progress_on=[cost],
             **RUN,
         )
-        drawing = draw.click(
-            _stream(partial(callbacks.sweep, desk)),
-            now,
-            [curve],
-            **{**RUN, "show_progress": "hidden"},
-        )
-        # The notice comes a moment after: a last picture may still be on its way to the page, and
-        # would stand there for good.
-        stop.click(None, None, None, cancels=[drawing], **DRAW).then(
-            _cancelled, None, [curve], **DRAW
-        )
+        tie_rivals(desk, made, phrase, now, RUN, DRAW)
         prepare.click(
             lambda state, *values: _updates(
                 callbacks.prepare_downloads(desk, state, Controls(*values))
@@ -344,21 +332,6 @@ def _open(
         return (gr.Tabs(selected=given.tab), *shows, *_updates(page))
 
     return opened
-
-
-def _cancelled() -> str:
-    """The notice in place of a curve that was stopped, once what was under way has arrived."""
-    time.sleep(0.5)
-    return panels.notice("info", "Cancelled", "Draw the curve again at any time.")
-
-
-def _stream(work: Callable[..., Iterator[Page]]) -> Callable[..., Iterator[str]]:
-    def stream(state: Any, *values: Any) -> Iterator[str]:
-        for page in work(state, Controls(*values)):
-            if page.curve is not None:
-                yield page.curve
-
-    return stream
 
 
 def _upright(path: Any) -> Any:

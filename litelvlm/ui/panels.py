@@ -12,7 +12,7 @@ from litelvlm.pruning import Reason
 from litelvlm.result import GroundingResult
 from litelvlm.ui import charts, patch_map
 from litelvlm.ui.limits import WORK_SIDE
-from litelvlm.ui.pictures import data_url, esc, png, view_size
+from litelvlm.ui.pictures import esc, layer_image, stage, view_size
 from litelvlm.ui.work import BLIND, Answer, Facts
 
 _REASON_CLASS = {
@@ -48,18 +48,6 @@ def empty(what: str) -> str:
 
 def _colour(number: int) -> str:
     return "rgb({},{},{})".format(*viz.PHRASE_COLOURS[number % len(viz.PHRASE_COLOURS)])
-
-
-def _stage(hw: tuple[int, int], inner: str, kind: str = "") -> str:
-    height, width = hw
-    return (
-        f'<div class="lv-stage {kind}" style="aspect-ratio:{width}/{height};'
-        f'--lv-ratio:{width / height:.4f}">{inner}</div>'
-    )
-
-
-def _layer(layer: np.ndarray, alt: str, kind: str = "") -> str:
-    return f'<img class="lv-layer {kind}" src="{data_url(png(layer))}" alt="{esc(alt)}"/>'
 
 
 def swatch(kind: str) -> str:
@@ -166,10 +154,10 @@ def masks(given: Answer) -> str:
     outline[outline[..., 3] == 255] = (255, 255, 255, 255)  # ... in white
     fill = pruned.copy()
     fill[fill[..., 3] == 255, 3] = 150
-    compare = _stage(
+    compare = stage(
         hw,
-        _layer(full, all_words, "lv-left")
-        + _layer(pruned, few_words, "lv-right")
+        layer_image(full, all_words, "lv-left")
+        + layer_image(pruned, few_words, "lv-right")
         + '<span class="lv-handle" aria-hidden="true"></span>'
         + f'<span class="lv-tag lv-tag-left">{all_tag}</span>'
         + f'<span class="lv-tag lv-tag-right">{few_tag}</span>'
@@ -178,13 +166,13 @@ def masks(given: Answer) -> str:
         "lv-compare",
     )
     sides = "".join(
-        _stage(hw, _layer(layer, words) + f'<span class="lv-tag lv-tag-left">{tag}</span>')
+        stage(hw, layer_image(layer, words) + f'<span class="lv-tag lv-tag-left">{tag}</span>')
         for layer, words, tag in ((pruned, few_words, few_tag), (full, all_words, all_tag))
     )
-    overlay = _stage(
+    overlay = stage(
         hw,
-        _layer(fill, f"Masks of {names} with {kept} image tokens, filled")
-        + _layer(outline, f"Masks of {names} with all {total} image tokens, white outline"),
+        layer_image(fill, f"Masks of {names} with {kept} image tokens, filled")
+        + layer_image(outline, f"Masks of {names} with all {total} image tokens, white outline"),
     )
     views = (
         '<div class="lv-views"><div class="lv-switch" role="group" aria-label="View">'
@@ -284,7 +272,7 @@ def tokens(given: Answer, index: int) -> str:
         lines.append(f"{esc(method.title)}: {esc(method.rule_text)}")
     text = "".join(f"<p>{line}</p>" for line in lines)
     return (
-        _stage(hw, _layer(layer, alt) + patch_map.canvas(given, index))
+        stage(hw, layer_image(layer, alt) + patch_map.canvas(given, index))
         + patch_map.readout()
         + f'<ul class="lv-legend lv-counts">{counts}</ul><div class="lv-text">{text}</div>'
     )
@@ -317,7 +305,7 @@ def similarity(given: Answer, index: int) -> str:
         middle = " White is zero." if scale.signed else " White is the middle of the range."
         alt = f"{title} of “{item.phrase}”, {scale.low:.4g} to {scale.high:.4g}"
         heat = viz.heat_layer(scores, frame, hw, threshold=edge)
-        layers += _layer(heat, alt, f"lv-fade lv-view-{kind}")
+        layers += layer_image(heat, alt, f"lv-fade lv-view-{kind}")
         chart = (
             f"<h4>{title.capitalize()}</h4>{charts.colour_bar(scale, edge)}"
             f'<p class="lv-caption">Blue: less like the phrase, red: more.{middle}{outlined}</p>'
@@ -334,7 +322,7 @@ def similarity(given: Answer, index: int) -> str:
         '<div class="lv-switch" role="group" aria-label="Scores">'
         '<button type="button" data-lv-view="rank">Rank</button>'
         '<button type="button" data-lv-view="raw">CLIP’s score</button></div>'
-        + _stage(hw, layers + patch_map.cut(given, index), "lv-grey")
+        + stage(hw, layers + patch_map.cut(given, index), "lv-grey")
         + '<label class="lv-opacity">Photo <input class="lv-opacity-range" type="range" min="0" '
         'max="100" value="100" aria-label="Strength of the heat map over the photo"/> Scores'
         f'</label>{charted}<div class="lv-text">{reversal(facts)}</div>'

@@ -56,6 +56,20 @@ def photo_style(image: np.ndarray | None) -> str:
     return f'<style>:root{{--lv-photo:url("{data_url(png(image, 2))}")}}</style>'
 
 
+def stage(hw: tuple[int, int], inner: str, kind: str = "") -> str:
+    """A place of the photo's shape, with the photo behind whatever lies in it."""
+    height, width = hw
+    return (
+        f'<div class="lv-stage {kind}" style="aspect-ratio:{width}/{height};'
+        f'--lv-ratio:{width / height:.4f}">{inner}</div>'
+    )
+
+
+def layer_image(layer: np.ndarray, alt: str, kind: str = "") -> str:
+    """A layer over the photo of a `stage`."""
+    return f'<img class="lv-layer {kind}" src="{data_url(png(layer))}" alt="{esc(alt)}"/>'
+
+
 def figure_bytes(figure: object, kind: str) -> bytes:
     """A matplotlib figure as a "png" or "svg" file."""
     stream = io.BytesIO()

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from litelvlm.ui import about, api, page, patch_map, style, tools
+from litelvlm.ui import about, api, curve, page, patch_map, style, tools
 from litelvlm.ui.desk import Desk
 from litelvlm.ui.guard import RequestGuard
 from litelvlm.ui.limits import harden_pillow
@@ -91,8 +91,8 @@ def launch(settings: Settings, load: Any = None, block: bool = True) -> gr.Block
         pwa=False,
         max_threads=8,
         theme=style.theme(),
-        css=style.CSS + patch_map.CSS,
-        head=f"{about.head_tags()}<script>{style.SCRIPT}{patch_map.SCRIPT}</script>",
+        css=style.CSS + patch_map.CSS + curve.CSS,
+        head=f"{about.head_tags()}<script>{style.SCRIPT}{patch_map.SCRIPT}{curve.SCRIPT}</script>",
         prevent_thread_lock=True,
     )
     if settings.mcp:

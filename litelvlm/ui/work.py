@@ -6,7 +6,7 @@ import logging
 import statistics
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,6 +70,12 @@ class Answer:
     def masks(self) -> bool:
         """Whether the model answers with masks; else in text."""
         return isinstance(self.pruned[0], GroundingResult)
+
+    @property
+    def topic(self) -> object:
+        """What methods and budgets are compared about: the question without its own two."""
+        ask = replace(self.ask, budget=None, method="litelvlm")
+        return self.model, self.picture.key, ask
 
     @property
     def agreement(self) -> list[float]:
@@ -257,13 +263,15 @@ class Sweep:
         done, total: runs finished and planned.
         unpruned_ms: prefill time with all tokens.
         phrases: averaged over.
+        topic: of the answer it belongs to, see `Answer.topic`.
     """
 
     curves: tuple[Curve, ...]
     done: int
     total: int
     unpruned_ms: float
-    phrases: tuple[str, ...] = field(default=())
+    phrases: tuple[str, ...] = ()
+    topic: object = None
 
 
 def budgets(total: int) -> list[int]:
@@ -294,7 +302,9 @@ def sweep(
     points: dict[str, list[tuple[int, float, float]]] = {name: [] for name in names}
     full = [pipe.answer(scene, _unpruned(ask)) for _ in range(repeats)]
     unpruned_ms = statistics.median(_prefill(run) for run in full)
-    yield Sweep(tuple(Curve(name) for name in names), 0, len(steps), unpruned_ms, ask.phrases)
+    start = tuple(Curve(name) for name in names)
+    state = Sweep(start, 0, len(steps), unpruned_ms, ask.phrases, given.topic)
+    yield state
     for done, (budget, name) in enumerate(steps, 1):
         runs = [
             pipe.answer(scene, replace(ask, budget=budget, method=name, seed=turn))
@@ -304,7 +314,7 @@ def sweep(
         time_ms = statistics.median(_prefill(run) for run in runs)
         points[name].append((budget, statistics.fmean(scores), time_ms))
         curves = tuple(Curve(key, tuple(values)) for key, values in points.items())
-        yield Sweep(curves, done, len(steps), unpruned_ms, ask.phrases)
+        yield replace(state, curves=curves, done=done)
 
 
 def _prefill(run: GroundingResults) -> float:
