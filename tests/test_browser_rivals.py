@@ -14,10 +14,12 @@ from test_browser import about, answered, browser, dark, page, phone, server, ta
 from litelvlm import viz
 from litelvlm.methods import METHODS
 from litelvlm.ui.examples import examples
+from litelvlm.ui.inputs import method_choices
 from litelvlm.ui.pictures import view_size
 from litelvlm.ui.work import budgets
 
 pytestmark = pytest.mark.browser
+LABELS = {name: label for label, name in method_choices()}
 
 
 @pytest.fixture(scope="module")
@@ -33,23 +35,23 @@ def alike(answers, whole):
             for a, b in zip(answers, whole, strict=True)]  # fmt: skip
 
 
-def choose(page, *titles):  # noqa: F811
+def choose(page, *names):  # noqa: F811
     """Make these the methods to compare."""
     box = page.locator("#lv-rivals")
     while box.locator(".token-remove:not(.remove-all)").count():
         box.locator(".token-remove:not(.remove-all)").first.click()
-    for title in titles:
+    for name in names:
         box.locator("input").click()
-        page.get_by_role("option", name=title, exact=True).click()
+        page.get_by_role("option", name=LABELS[name], exact=True).click()
     page.keyboard.press("Escape")
 
 
-def compare(page, *titles):  # noqa: F811
+def compare(page, *names):  # noqa: F811
     tab(page, "Methods")
-    choose(page, *titles)
+    choose(page, *names)
     page.click("#lv-compare-methods")
     page.wait_for_function(
-        "n => document.querySelectorAll('#lv-beside .lv-rival').length === n", arg=len(titles)
+        "n => document.querySelectorAll('#lv-beside .lv-rival').length === n", arg=len(names)
     )
 
 
@@ -89,7 +91,7 @@ def line(page):  # noqa: F811
 def test_methods_side_by_side_show_what_the_engine_returns(page, engine):  # noqa: F811
     phrases, ask = engine
     names = ("litelvlm", "most-similar", "context")
-    compare(page, *(METHODS[name].title for name in names))
+    compare(page, *names)
     whole, size = ask(), view_size(examples()[0].pixels().shape[:2])
     for name in names:
         mine = ask(21, method=name)
@@ -109,7 +111,7 @@ def test_methods_side_by_side_show_what_the_engine_returns(page, engine):  # noq
 
 
 def test_the_figure_of_the_methods_can_be_saved(page, tmp_path):  # noqa: F811
-    compare(page, "Random", METHODS["grid"].title)
+    compare(page, "random", "grid")
     for kind in ("png", "svg"):
         with page.expect_download() as waiting:
             page.click(f"#lv-beside-figure a[download='methods.{kind}']")
@@ -124,7 +126,7 @@ def test_the_comparison_follows_the_phrase_and_outlives_the_budget_alone(page): 
     page.fill("#lv-phrases textarea", "a wall\nthe disc")
     page.click("#lv-run")
     about(page, "a wall")
-    compare(page, METHODS["litelvlm"].title, METHODS["context"].title)
+    compare(page, "litelvlm", "context")
     assert "“a wall” with 21" in page.inner_text("#lv-beside")
     page.locator("#lv-phrase label", has_text="the disc").click()
     page.wait_for_function(
@@ -142,14 +144,14 @@ def test_the_comparison_follows_the_phrase_and_outlives_the_budget_alone(page): 
 
 def test_one_method_is_nothing_to_compare_and_a_fifth_cannot_be_chosen(page):  # noqa: F811
     tab(page, "Methods")
-    titles = [METHODS[name].title for name in ("litelvlm", "random", "grid", "context", "trim")]
-    choose(page, titles[0])
+    names = ("litelvlm", "random", "grid", "context", "trim")
+    choose(page, names[0])
     page.click("#lv-compare-methods")
     page.wait_for_selector("#lv-beside .lv-error")
     assert "choose 2 to 4 methods to compare, got 1" in page.inner_text("#lv-beside")
-    choose(page, *titles[:4])
+    choose(page, *names[:4])
     page.locator("#lv-rivals input").click()
-    fifth = page.get_by_role("option", name=titles[4], exact=True)
+    fifth = page.get_by_role("option", name=LABELS[names[4]], exact=True)
     if fifth.count():
         fifth.click()
     assert page.locator("#lv-rivals .token").count() == 4
@@ -160,9 +162,9 @@ def test_the_curve_takes_the_ticked_methods_and_agrees_with_the_engine(page, eng
     _, ask = engine
     tab(page, "Budget curve")
     page.click("#lv-curve-methods button")
-    page.locator("#lv-ticked").get_by_label("Random", exact=False).first.uncheck()
-    page.locator("#lv-ticked").get_by_label(METHODS["grid"].title).uncheck()
-    page.locator("#lv-ticked").get_by_label(METHODS["context"].title, exact=True).check()
+    page.locator("#lv-ticked").get_by_label(LABELS["random"]).uncheck()
+    page.locator("#lv-ticked").get_by_label(LABELS["grid"]).uncheck()
+    page.locator("#lv-ticked").get_by_label(LABELS["context"]).check()
     draw(page, "6 of 6")
     whole, told = ask(), points(page)
     names = ("litelvlm", "context")
@@ -218,7 +220,7 @@ def test_a_cancelled_curve_keeps_its_points(page):  # noqa: F811
 
 
 def test_both_tabs_fit_a_phone(phone):  # noqa: F811
-    compare(phone, METHODS["litelvlm"].title, METHODS["context"].title)
+    compare(phone, "litelvlm", "context")
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     draw(phone, "9 of 9")
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
