@@ -48,6 +48,7 @@ def build_rivals(opened: Page | None) -> Rivals:
         compare = small_button("Compare", "lv-compare-methods")
         beside = html_part(opening.part(opened, "beside"), elem_id="lv-beside")
         figure = html_part("", elem_id="lv-beside-figure")
+        compared = gr.State(None)
     with gr.Tab("Budget curve", id="curve"):
         with gr.Accordion("Methods in the curve", open=False, elem_id="lv-curve-methods"):
             ticked = gr.CheckboxGroup(
@@ -60,10 +61,8 @@ def build_rivals(opened: Page | None) -> Rivals:
             draw = small_button("Draw the curve", "lv-sweep")
             stop = small_button("Cancel", "lv-cancel")
         curve = html_part(opening.part(opened, "curve"), elem_id="lv-curve")
-    return Rivals(
-        methods, compare, beside, figure, gr.State(None),
-        ticked, draw, stop, curve, gr.State(None),
-    )  # fmt: skip
+        swept = gr.State(None)
+    return Rivals(methods, compare, beside, figure, compared, ticked, draw, stop, curve, swept)
 
 
 def tie_rivals(
