@@ -235,7 +235,7 @@ def failure(desk: Desk, message: str, session: Answer | None, given: Controls) -
 
 
 def _gone() -> str:
-    return GONE + panels.empty("The answer to this picture: press Find.")
+    return GONE + panels.empty("An answer goes with its picture. Press Find for the next one.")
 
 
 def earlier(session: Answer) -> str:

@@ -121,23 +121,22 @@ def build_inputs(
         buttons=[],
         render=False,
     )
-    with gr.Row():
-        method = gr.Dropdown(
-            method_choices(),
-            value="litelvlm",
-            label="Method",
-            info="Chooses before or inside the language model, or is a control.",
-            min_width=130,
-            elem_id="lv-method",
-        )
-        model = gr.Dropdown(
-            about.choices(desk.models.names),
-            value=given.model,
-            label="Model",
-            info="Its size, and what it is good for.",
-            min_width=110,
-            elem_id="lv-pick",
-        )
+    method = gr.Dropdown(
+        method_choices(),
+        value="litelvlm",
+        label="Method",
+        info="Chooses before or inside the language model, or is a control.",
+        min_width=130,
+        elem_id="lv-method",
+    )
+    model = gr.Dropdown(
+        about.choices(desk.models.names),
+        value=given.model,
+        label="Model",
+        info="Its size, and what it is good for.",
+        min_width=110,
+        elem_id="lv-pick",
+    )
     with gr.Accordion("Advanced", open=False, elem_id="lv-advanced"):
         shares = [("half", "0.5"), ("a quarter", "0.25"), ("three quarters", "0.75")]
         split = gr.Dropdown(

@@ -121,7 +121,6 @@ def build(desk: Desk) -> gr.Blocks:
                     visible=bool(several),
                     elem_id="lv-phrase",
                 )
-                stale = html_part("", elem_id="lv-stale")
                 with gr.Tabs(elem_id="lv-tabs") as tabs:
                     with gr.Tab(_ANSWERS[desk.masks(given.model)], id="masks") as answer_tab:
                         masks = html_part(opening.part(opened, "masks"), elem_id="lv-masks")
@@ -158,6 +157,7 @@ def build(desk: Desk) -> gr.Blocks:
                         downloads = html_part(
                             opening.part(opened, "downloads"), elem_id="lv-downloads"
                         )
+                stale = html_part("", elem_id="lv-stale")
                 link = html_part(opening.part(opened, "link"), elem_id="lv-link")
         html_part(about.foot(settings.keep_minutes), elem_id="lv-foot")
 

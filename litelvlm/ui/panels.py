@@ -295,7 +295,12 @@ def similarity(given: Answer, index: int) -> str:
     ranks = np.asarray(patch_map.ranks(values))
     cut_rank = None if cut is None else int((values <= cut).sum())
     kinds = (
-        ("rank", "rank of likeness to the phrase, 1 is the least", ranks, cut_rank),
+        (
+            "rank",
+            f"rank among all {len(values)} patches, 1 is least like the phrase",
+            ranks,
+            cut_rank,
+        ),
         ("raw", "patch · phrase, raw dot product", values, cut),
     )
     inside = facts.inside[facts.seen] >= 0.5

@@ -110,10 +110,10 @@ CSS = """
  font-weight:600;background:rgba(13,17,27,.72);color:#fff;pointer-events:none}
 .lv-tag-left{left:10px}.lv-tag-right{right:10px}
 /* two views of the masks */
-.lv-switch{display:inline-flex;border:1px solid var(--lv-line);border-radius:8px;padding:2px;
- background:var(--lv-sunk);margin-bottom:10px}
-.lv-switch button{border:0;background:none;padding:5px 12px;border-radius:6px;font-size:13px;
- color:var(--lv-soft);cursor:pointer;font-weight:540}
+.lv-switch{display:inline-flex;align-items:center;border:1px solid var(--lv-line);
+ border-radius:8px;padding:2px;background:var(--lv-sunk);margin-bottom:10px}
+.lv-switch button{border:0;background:none;margin:0!important;padding:5px 12px;
+ border-radius:6px;font-size:13px;color:var(--lv-soft);cursor:pointer;font-weight:540}
 .lv-view-sides{display:var(--lv-sides,block)}
 .lv-sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(230px,1fr));gap:10px}
 .lv-answer{border:1px solid var(--lv-line);border-radius:8px;padding:8px 12px;
@@ -125,7 +125,8 @@ CSS = """
 .lv-view-raw{display:var(--lv-raw,none)}
 .lv-html abbr{text-decoration:underline dotted;text-underline-offset:3px;cursor:help}
 #lv-card{max-height:320px;overflow:auto;font-size:13px}
-.lv-foot a{color:var(--lv-accent)}
+.lv-foot a{color:var(--lv-accent)!important;padding:0!important}
+.lv-foot p{color:var(--lv-soft)}
 .lv-switch button[aria-pressed=true]{background:var(--lv-card);color:var(--lv-text);
  box-shadow:0 1px 2px rgba(0,0,0,.14)}
 .lv-caption{font-size:13px;color:var(--lv-soft);margin:8px 0 0!important;line-height:1.45}
