@@ -158,7 +158,8 @@ class Pipeline:
                 a list of scenes, the phrases of each.
             budget: image tokens that enter the language model, 1..N; None or N: unpruned.
             **options: the other fields of `litelvlm.question.Question`: method, split, order,
-                positions, context, text, mode, joint, seed, max_new_tokens, profile, wording.
+                positions, context, text, mode, joint, seed, max_new_tokens, profile, wording,
+                share.
 
         Returns:
             One result a phrase, in order, and the cost of the call; a list of these for a list of

@@ -65,6 +65,8 @@ class Question:
         view: what the image tower sees of a picture that is not square, of `geometry.VIEWS`.
         profile: "time", or "full" to measure FLOPs and memory too, at twice the time.
         wording: (question with the blank {phrase}, answer) in place of the model's own.
+        share: phrases that keep the same tokens run the prompt up to there once (forced mode). The
+            answers stay; the cost is then that of all together, not the sum of each by itself.
 
     Raises:
         InputError: naming the option, what was given and what is expected.
@@ -85,6 +87,7 @@ class Question:
     view: str | None = None
     profile: str = "time"
     wording: tuple[str, str] | None = None
+    share: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "phrases", read_phrases(self.phrases))

@@ -2,21 +2,26 @@
 
     python tests/measure_annotate.py --pictures 16 --phrases 4 --budgets 576 192 128 64
     python tests/measure_annotate.py --memory 5000 --model tiny-random
+    python tests/measure_annotate.py --ray 1000 --workers 2
 
 The first compares `annotate` with a loop over `pipe(picture, phrase)` on the same pictures, phrases
 and budget. All take turns after a warm-up; medians are printed, of wall time and of the process's
 CPU time, which other programs on the machine disturb less. The second runs the command on so many
-small pictures of many sizes and prints what it holds in memory on the way.
+small pictures of many sizes and prints what it holds in memory on the way. The third runs the
+command on rendered scenes plainly and with `--ray`, and prints wall and CPU time of all processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -41,9 +46,13 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory", type=int, metavar="PICTURES", help="measure memory instead")
+    parser.add_argument("--ray", type=int, metavar="PICTURES", help="measure Ray instead")
+    parser.add_argument("--workers", type=int, default=2, help="of Ray")
     args = parser.parse_args()
     if args.memory:
         memory(args.model, args.memory, args.threads)
+    elif args.ray:
+        ray_overhead(args.model, args.ray, args.workers, args.threads)
     else:
         pace(args)
 
@@ -88,6 +97,55 @@ def pace(args: argparse.Namespace) -> None:
             f"{budget:6d} {loop_wall:6.2f} {wall:8.2f} {wall / loop_wall:6.1f}"
             f"  {loop_cpu:6.2f} {cpu:8.2f} {cpu / loop_cpu:6.1f}"
         )
+
+
+def ray_overhead(model: str, count: int, workers: int, threads: int) -> None:
+    """Print wall time and CPU time of the command without and with Ray, and compare the rows."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        lines = []
+        for number in range(count):
+            scene = make_scene(5_000_000 + number)
+            Image.fromarray(scene.image).resize((320, 240)).save(folder / f"{number:06d}.png")
+            phrases = [each.text for each in scene.expressions[:2]] or ["a thing"]
+            lines.append(json.dumps({"picture": f"{number:06d}.png", "phrases": phrases}))
+        (folder / "table.jsonl").write_text("\n".join(lines))
+        command = [sys.executable, "-m", "litelvlm", "annotate", str(folder / "table.jsonl")]
+        command += ["--model", model, "--budget", "5" if model == "tiny-random" else "128"]
+        command += ["--threads", str(threads), "--device", "cpu"]
+        found = []
+        for name, more in (("plain", []), ("ray", ["--ray", "--workers", str(workers)])):
+            out = folder / name
+            wall, spent = timed([*command, "--out", str(out), *more])
+            detail = ", ".join(f"{part} {used:.0f}" for part, used in spent.most_common(6))
+            print(f"{name:6} {wall:6.0f} s, CPU {spent.total():6.0f} s ({detail})", flush=True)
+            rows = (out / "journal.jsonl").read_text().splitlines()[1:]
+            found.append(
+                sorted((r["id"], r["number"], r["rle"]) for x in rows for r in json.loads(x))
+            )
+        same = sum(one == other for one, other in zip(*found, strict=True))
+        print(f"{same} of {len(found[0])} rows have the same mask to the pixel")
+
+
+def timed(command: list[str]) -> tuple[float, Counter[str]]:
+    """Seconds of a command, and CPU seconds of its processes by name."""
+    start, seen = time.perf_counter(), dict[int, tuple[str, float]]()
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        own = psutil.Process(process.pid)
+        while process.poll() is None:
+            for each in [own, *own.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    used = each.cpu_times()
+                    name = " ".join(each.cmdline()[:1])[-40:] if each != own else "the command"
+                    seen[each.pid] = (
+                        name.rpartition("/")[2] or each.name(),
+                        used.user + used.system,
+                    )
+            time.sleep(0.2)
+    spent: Counter[str] = Counter()
+    for name, used in seen.values():
+        spent[name] += used
+    return time.perf_counter() - start, spent
 
 
 def memory(model: str, count: int, threads: int) -> None:

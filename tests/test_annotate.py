@@ -174,6 +174,17 @@ def test_parquet_and_coco_open_and_say_the_same(done):
         assert mask[y : y + height, x : x + width].sum() == mask.sum()
 
 
+def test_the_parquet_opens_with_datasets(done, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    table = datasets.load_dataset(
+        "parquet",
+        data_files=str(done / "annotations.parquet"),
+        split="train",
+        cache_dir=str(tmp_path),
+    )
+    assert list(table["phrase"]) == [row["phrase"] for row in rows_in_order(done)]
+
+
 def test_rows_are_what_the_pipeline_answers(pipe, picture, monkeypatch):
     monkeypatch.setattr(pipe.family, "confidence", {"found": -1.0, "unsure": -2.0})
     ((row, second),) = annotate(pipe, [Task("a", picture, ("a disc", "noise"))], budget=5)

@@ -79,6 +79,8 @@ def run(
     items = [_item(task) for task in tasks]
     if not items:
         return
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False)  # nobody looks at it
     dataset = ray.data.from_items(items).map_batches(
         Annotator,
         fn_constructor_args=(model, options, threads),

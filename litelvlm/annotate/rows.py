@@ -110,7 +110,7 @@ def annotate(
         if isinstance(scene, Exception):
             rows[place][number]["error"] = _told(scene)
     wanted = [pair for pair in wanted if not isinstance(scenes[pair[0]], Exception)]
-    options = {"profile": "off", **options}
+    options = {"profile": "off", "share": True, **options}
     for start in range(0, len(wanted), ROWS):
         part = wanted[start : start + ROWS]
         for (place, number), answer in _answers(pipe, ready, scenes, part, budget, options):

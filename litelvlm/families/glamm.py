@@ -144,7 +144,8 @@ class Glamm(ClipLlama):
             outcomes = [outcome for _, outcome in pruned]
         else:
             batch = join([each.batch for each in sequences])
-            every = profiler.run("llm_prefill", self.language.prefill, batch)
+            rows = [len(each.prompts) for each in sequences] if question.share else []
+            every = profiler.run("llm_prefill", self.language.prefill, batch, rows)
             states = [every[row, [place]] for row, place in self._seg_places(*sequences)]
         where = [scene.segmenter for scene, n in zip(scenes, counts, strict=True) for _ in range(n)]
         masks = profiler.run("mask_decode", self._decode, where, states)

@@ -27,6 +27,7 @@ from transformers import (
 from litelvlm.errors import ModelError, one_line
 from litelvlm.methods import InsideResult
 from litelvlm.methods.inside import next_state
+from litelvlm.models.packing import packed_rows
 from litelvlm.models.prompt import PromptIds
 
 
@@ -39,9 +40,6 @@ class Sequences:
         positions: (P, S) int64, rotary positions; (3, P, S) for M-RoPE.
         lengths: true length of each row.
         image_start: where the image tokens begin, the same in every row.
-        pictures: rows of each picture, in order.
-        shared: positions up to the end of the image tokens, where all rows of each picture are the
-            same there; else 0.
         deep: (D, P, S, L) of DeepStack: added to the states after each of the first D layers.
     """
 
@@ -49,8 +47,6 @@ class Sequences:
     positions: Tensor
     lengths: tuple[int, ...]
     image_start: int
-    pictures: tuple[int, ...]
-    shared: int
     deep: Tensor | None = None
 
 
@@ -70,8 +66,6 @@ def join(batches: Sequence[Sequences]) -> Sequences:
         torch.cat([F.pad(b.positions, (0, n)) for b, n in zip(batches, short, strict=True)], -2),
         tuple(length for batch in batches for length in batch.lengths),
         batches[0].image_start,
-        tuple(rows for batch in batches for rows in batch.pictures),
-        min(batch.shared for batch in batches),
         torch.cat(deep, 1) if deep else None,
     )
 
@@ -153,7 +147,7 @@ class LanguageModel:
     def assemble(
         self, prompts: Sequence[PromptIds], image: Tensor, places: Tensor | None, total: int
     ) -> Sequences:
-        """Put the image tokens of one picture into their prompts.
+        """Put image tokens into their prompts.
 
         Args:
             prompts: P prompts that begin alike.
@@ -189,29 +183,29 @@ class LanguageModel:
             # (P, before), (P, K), (P, after) -> (P, S)
             positions = torch.cat([text[:, :start], start + places, text[:, start + total :]], 1)
         lengths = tuple(prompt.length(kept) for prompt in prompts)
-        front = start + kept
-        alike = all(
-            bool((part[1:, :front] == part[:1, :front]).all()) for part in (embeds, positions)
-        )
-        return Sequences(embeds, positions, lengths, start, (rows,), front if alike else 0)
+        return Sequences(embeds, positions, lengths, start)
 
-    def prefill(self, sequences: Sequences) -> Tensor:
+    def prefill(self, sequences: Sequences, pictures: Sequence[int] = ()) -> Tensor:
         """Run all tokens once: (P, S, L) states after the final norm. No cache is kept.
 
-        What the prompts of a picture share runs once; they read its keys and values.
+        Args:
+            sequences: P prompts.
+            pictures: prompts of each picture, in order, to run once what they begin with.
         """
-        front, device = sequences.shared, sequences.embeds.device
-        if max(sequences.pictures) == 1 or not front:
-            states = self._read(sequences, use_cache=False)
+        packing = packed_rows(
+            sequences.embeds, sequences.positions, min(sequences.lengths), pictures
+        )
+        if packing:
+            states = packing.unpack(
+                self.llama.model(
+                    inputs_embeds=packing.pack(sequences.embeds),
+                    position_ids=packing.pack(sequences.positions),
+                    attention_mask=packing.mask(sequences.embeds.shape[1]),
+                    use_cache=False,
+                ).last_hidden_state
+            )
         else:
-            counts = torch.tensor(sequences.pictures, device=device)
-            cache = DynamicCache(config=self.llama.config)
-            held = {cache_argument(self.llama.model): cache, "use_cache": True}
-            first = self._read(sequences, counts.cumsum(0) - counts, slice(front), **held)
-            owner = torch.arange(len(counts), device=device).repeat_interleave(counts)
-            cache.batch_select_indices(owner)
-            rest = self._read(sequences, part=slice(front, None), **held)
-            states = torch.cat([first[owner], rest], 1)
+            states = self._read(sequences, use_cache=False)
         if states.shape[:2] != sequences.embeds.shape[:2]:
             raise RuntimeError(f"{sequences.embeds.shape} went in, {states.shape} came out")
         return states
@@ -224,23 +218,15 @@ class LanguageModel:
         last = torch.tensor(sequences.lengths, device=states.device) - 1
         return cache, states[torch.arange(len(last), device=states.device), last]
 
-    def _read(
-        self,
-        sequences: Sequences,
-        rows: Any = slice(None),
-        part: slice = slice(None),
-        **cache: Any,
-    ) -> Tensor:
-        """States of some rows and a part of their columns, behind what a cache holds."""
-        embeds = sequences.embeds[rows, part]
+    def _read(self, sequences: Sequences, **cache: Any) -> Tensor:
         # Without a mask, transformers takes gaps in the positions for packed sequences.
-        mask = torch.ones(sequences.embeds[rows, : part.stop].shape[:2], device=embeds.device)
+        mask = torch.ones(sequences.embeds.shape[:2], device=sequences.embeds.device)
         if sequences.deep is not None:
-            cache["visual_pos_masks"] = mask[:, part].bool()
-            cache["deepstack_visual_embeds"] = list(sequences.deep[:, rows, part].flatten(1, 2))
+            cache["visual_pos_masks"] = mask.bool()
+            cache["deepstack_visual_embeds"] = list(sequences.deep.flatten(1, 2))
         return self.llama.model(
-            inputs_embeds=embeds,
-            position_ids=sequences.positions[..., rows, part],
+            inputs_embeds=sequences.embeds,
+            position_ids=sequences.positions,
             attention_mask=mask,
             **cache,
         ).last_hidden_state
