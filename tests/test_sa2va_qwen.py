@@ -227,6 +227,15 @@ def test_pictures_of_different_shapes_answer_together_as_alone(loaded, picture):
     assert together[0].settings["scores"] == "guide: clip"
 
 
+def test_phrases_that_may_share_answer_as_alone(loaded, picture):
+    _, pipe, _ = loaded
+    scene = pipe.encode(picture)
+    asked = ["the dog", "the cat on the left"]
+    together, alone = (pipe.ground(scene, asked, share=share) for share in (True, False))
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.logits, other.logits, atol=1e-4)
+
+
 def test_every_rule_that_works_keeps_its_budget(loaded, picture):
     _, pipe, _ = loaded
     scene = pipe.encode(picture)

@@ -270,8 +270,6 @@ def test_the_cost_tab_names_the_tokens_that_entered(desk, ask):
 
 
 def test_measuring_again_repeats_both_runs_and_counts_work_and_memory(desk, ask):
-    # Of one phrase: what several keep in common runs once, and without pruning that is all.
-    ask = replace(ask, phrases=ask.phrases.splitlines()[0])
     page = callbacks.ground(desk, None, ask)
     page = callbacks.measure(desk, page.session, ask)
     measured = page.session.measured

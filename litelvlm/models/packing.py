@@ -67,11 +67,11 @@ def packed_rows(
 
     Args:
         embeds: (P, S, L), right-padded.
-        positions: (P, S).
+        positions: (P, S); those of M-RoPE, (3, P, S), are not packed.
         shortest: length of the shortest prompt.
         pictures: prompts of each picture, in order; () packs nothing.
     """
-    if max(pictures, default=1) == 1:
+    if max(pictures, default=1) == 1 or positions.ndim > 2:
         return None
     counts = torch.tensor(pictures, device=embeds.device)
     first = counts.cumsum(0) - counts
