@@ -12,9 +12,11 @@ from PIL import Image
 import litelvlm
 from litelvlm.cli import main
 from litelvlm.evaluation.photos import photo_figures, photo_table
+from litelvlm.nano.photos.cache import Data
 from litelvlm.nano.photos.data import Photo, Thing, decode_mask, encode_mask, mirrored, phrases
 from litelvlm.nano.photos.mix import composites
 from litelvlm.nano.photos.names import bank, nouns_of, overlaps
+from litelvlm.nano.photos.tower import TowerBatches
 
 
 def _line(folder, number, things, source="coco_union"):
@@ -137,3 +139,31 @@ def test_nouns_are_what_captions_agree_on():
     assert told == {"dog"} | ({words["ball"]} if told != {"dog"} else set())
     assert "person" in overlaps(["person", "dog"], [])["man"]
     assert "dog" not in overlaps(["person", "dog"], [])["person"]
+
+
+def test_a_pasted_thing_brings_its_features_and_hides_what_lies_under_it():
+    masks = np.zeros((2, 192, 192), np.uint8)
+    masks[0], masks[1, 16:80, 40:104] = 255, 255
+    ground = Photo("a", "voc_aug", (Thing("sky", True, (0.0, 0.0, 1.0, 1.0), 1.0, 0),))
+    box = (40 / 192, 16 / 192, 104 / 192, 80 / 192)
+    donor = Photo("b", "voc_aug", (Thing("dog", True, box, 1 / 9, 1),))
+
+    def features(images, strides):
+        return [torch.full((1, 2, 768 // s, 768 // s), float(images == ["b"])) for s in strides]
+
+    data = Data([donor], masks, features, {}, {}, {}, ["dog", "sky"], [])
+    for seed in range(5):
+        maps = features(["a"], (16, 32))
+        batches, rng = TowerBatches(data, 8), np.random.default_rng(seed)
+        photo, cover = batches.paste(ground, torch.ones(1, 576), [m[0] for m in maps], rng)
+        assert [thing.name for thing in photo.things] == ["sky", "dog"]
+        pasted = cover[1].view(24, 24) == 1
+        assert pasted.sum() == 64
+        assert torch.equal(maps[1][0, 0] == 1, pasted)
+        assert torch.equal(
+            maps[0][0, 1] == 1, pasted.repeat_interleave(2, 0).repeat_interleave(2, 1)
+        )
+        assert torch.equal(cover[0].view(24, 24), 1 - cover[1].view(24, 24))
+        rows, columns = pasted.nonzero(as_tuple=True)
+        edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert photo.things[1].box == pytest.approx([float(e) / 24 for e in edges])

@@ -70,7 +70,7 @@ def weights_of(photos: list[Photo]) -> np.ndarray:
     for photo in photos:
         for name in {t.name for t in photo.things}:
             counts[name] = counts.get(name, 0) + 1
-    breadth = {"coco_union": 1.5, "mix": 2.0, "ccp": 0.25, "car_parts": 0.25}
+    breadth = {"coco_union": 1.5, "mix": 0.3, "ccp": 0.25, "car_parts": 0.25}
     raw = [
         breadth.get(p.source, 1.0) * max((counts[t.name] ** -0.5 for t in p.things), default=0.0)
         for p in photos

@@ -52,7 +52,7 @@ CLEAR = 0.3  # logit by which one of PEOPLE leads the others before a person is 
 
 
 _LANGUAGE = LanguagePlan(
-    1480,
+    2980,
     3e-4,
     (),
     masks_from=250,
@@ -69,12 +69,12 @@ _LANGUAGE = LanguagePlan(
 class PhotoPlan:
     """Steps of the stages, photos a step, captioned ones beside them, and composites."""
 
-    clip: int = 1750
+    clip: int = 3000
     masks: int = 900
     language: LanguagePlan = _LANGUAGE
     batch: int = 8
     several: int = 4
-    composites: int = 1400
+    composites: int = 5400
 
 
 TINY = PhotoPlan(2, 2, replace(_LANGUAGE, steps=2, masks_from=0, decoder_from=1), 2, 1, 2)

@@ -8,7 +8,7 @@ phrase's own patches score below the other things of the picture, and those not 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litelvlm.nano.photos.cache import Data
-from litelvlm.nano.photos.data import GRID, mirrored, phrases
+from litelvlm.nano.photos.data import GRID, Photo, mirrored, phrases
 from litelvlm.nano.train.clip import block, text_features
 from litelvlm.nano.train.common import Run, autocast, optimisers, seed_everything
 
@@ -67,7 +67,10 @@ def cover_of(masks: np.ndarray, rows: list[int]) -> Tensor:
 
 @dataclass(frozen=True)
 class TowerBatches:
-    """Makes batch `number`: cached features, names, phrases and what patch each is true of."""
+    """Makes batch `number`: cached features, names, phrases and what patch each is true of.
+
+    pasted: share of photos with a thing of another photo laid over them, in the features.
+    """
 
     data: Data
     context: int
@@ -75,6 +78,7 @@ class TowerBatches:
     several: int = 4
     pool: int = 64
     turns: int = 4
+    pasted: float = 0.5
     seed: int = 1
 
     @cached_property
@@ -104,7 +108,11 @@ class TowerBatches:
         said = [self.shown[i] for i in rng.integers(0, len(self.shown), self.several)]
         sixteenth, deepest = self.data.features([p.image for p in chosen] + said, (16, 32))
         alike, masks = self.data.alike, self.data.masks
-        covers = [turned(cover_of(masks, [t.row for t in p.things]), flip) for p in chosen]
+        covers = [cover_of(masks, [t.row for t in p.things]) for p in chosen]
+        for i, maps in enumerate(zip(sixteenth, deepest, strict=False)):
+            if i < self.batch and rng.random() < self.pasted:
+                chosen[i], covers[i] = self.paste(chosen[i], covers[i], maps, rng)
+        covers = [turned(cover, flip) for cover in covers]
 
         have = [{t.name for t in p.things} for p in chosen]
         told = [self.data.labelled[image] for image in said]
@@ -167,6 +175,42 @@ class TowerBatches:
             "boxes": boxes,
             "on": on,
         }
+
+    def paste(
+        self, photo: Photo, cover: Tensor, maps: tuple[Tensor, ...], rng: np.random.Generator
+    ) -> tuple[Photo, Tensor]:
+        """Lay a thing of another photo over the features `maps` (C, h, w), in place.
+
+        Returns the photo and the shares (T, N) of its things as they are then; a thing that is
+        mostly hidden is none of them any more.
+        """
+        donor = self.data.photos[int(rng.choice(len(self.data.photos), p=self.data.weights))]
+        things = [t for t in donor.things if t.single and 0.003 < t.area < 0.2]
+        if not things or donor.source in ("ccp", "car_parts"):
+            return photo, cover
+        thing = things[int(rng.integers(len(things)))]
+        shape = cover_of(self.data.masks, [thing.row]).view(GRID, GRID)
+        given = self.data.features([donor.image], (16, 32))
+        box = torch.tensor(thing.box)
+        if rng.random() < 0.5:
+            shape, given, box = shape.flip(1), [g.flip(3) for g in given], mirror_boxes(box)
+        inside = shape > 0.4
+        if not inside.any():
+            return photo, cover
+        ys, xs = (axis.tolist() for axis in torch.nonzero(inside, as_tuple=True))
+        dy, dx = (int(rng.integers(-min(at), GRID - max(at))) for at in (ys, xs))
+        shape, inside = (x.roll((dy, dx), (0, 1)) for x in (shape, inside))
+        for own, other in zip(maps, given, strict=True):
+            k = own.shape[-1] // GRID  # places a patch, along a side
+            here = inside.repeat_interleave(k, 0).repeat_interleave(k, 1)
+            own[:, here] = other[0].roll((dy * k, dx * k), (1, 2))[:, here]
+        left = cover * ~inside.flatten()
+        seen = (left.sum(1) > 0.4 * cover.sum(1)).tolist()
+        edges = (box + torch.tensor([dx, dy, dx, dy]) / GRID).clamp(0, 1).tolist()
+        new = replace(thing, box=tuple(edges))
+        kept = [t for t, visible in zip(photo.things, seen, strict=True) if visible]
+        shares = torch.cat([left[seen], (shape * inside).view(1, -1)])
+        return replace(photo, things=(*kept, new)), shares
 
 
 def turned(cover: Tensor, flip: bool) -> Tensor:
