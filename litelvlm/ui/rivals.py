@@ -84,14 +84,16 @@ def tie_rivals(
     """
     session = now[0]
 
-    def compare(index: Any, names: Any, state: Any, *values: Any) -> tuple[Any, ...]:
+    # Gradio reserves a function's name among the endpoints, even of a private event: so none here
+    # is called like one of those.
+    def side_by_side(index: Any, names: Any, state: Any, *values: Any) -> tuple[Any, ...]:
         return callbacks.compare(desk, state, Controls(*values), index, names)
 
     def redraw(state: Any, found: Any, index: Any) -> Any:
         shown = callbacks.choose_beside(state, found, index)
         return gr.skip() if shown is None else shown
 
-    def sweep(names: Any, state: Any, *values: Any) -> Iterator[tuple[Any, Any]]:
+    def curve(names: Any, state: Any, *values: Any) -> Iterator[tuple[Any, Any]]:
         for swept, shown in callbacks.sweep(desk, state, Controls(*values), names):
             yield gr.skip() if swept is None else swept, shown
 
@@ -100,7 +102,7 @@ def tie_rivals(
         return callbacks.cancelled(state, swept)
 
     made.compare.click(
-        compare,
+        side_by_side,
         [phrase, made.methods, *now],
         [made.compared, made.beside, made.figure],
         show_progress_on=[made.beside],
@@ -108,7 +110,7 @@ def tie_rivals(
     )
     phrase.input(redraw, [session, made.compared, phrase], [made.beside], **draw)
     drawing = made.draw.click(
-        sweep,
+        curve,
         [made.ticked, *now],
         [made.swept, made.curve],
         **{**run, "show_progress": "hidden"},
