@@ -2,6 +2,7 @@
 
     python docs/make_results.py            # run everything under runs/results, then write the page
     python docs/make_results.py --no-run   # only write the page from what is there
+    python docs/make_results.py --only photos --photos DIR   # DIR holds a val.jsonl
 
 Everything between `<!-- NAME -->` and `<!-- /NAME -->` in results.md is replaced; the words around
 the tables are written by hand.
@@ -23,6 +24,7 @@ from typing import Any
 from litelvlm.evaluation.report import cost_table, score_table
 from litelvlm.evaluation.summary import CostRow, Row
 from litelvlm.methods import METHODS
+from litelvlm.tables import markdown_table
 
 DOCS = Path(__file__).parent
 RUNS = Path("runs/results")
@@ -61,6 +63,8 @@ COMMANDS = {
         "litelvlm:text=phrase litelvlm:text=question litelvlm:text=templates"
     ),
     "reversal": "reversal --model nano --data scenes --split test --limit 250",
+    "same": "evaluate --data scenes --split train --limit 20 --methods all --budgets 192 64",
+    "photos": "evaluate --model photo --data DIR/val.jsonl --methods all --budgets 192 128 64",
 }
 
 
@@ -69,10 +73,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--no-run", action="store_true", help="only write the page")
     parser.add_argument("--only", nargs="+", choices=COMMANDS, help="only these runs")
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="photographs, for that run")
     args = parser.parse_args()
     for name, command in COMMANDS.items():
+        if "DIR" in command and args.photos is None:
+            continue
         if not args.no_run and (not args.only or name in args.only):
-            words = [*shlex.split(command), "--out", str(RUNS / name)]
+            given = command.replace("DIR", str(args.photos))
+            words = [*shlex.split(given), "--out", str(RUNS / name)]
             subprocess.run([sys.executable, "-m", "litelvlm", *words], check=False)
     page = DOCS / "results.md"
     text = page.read_text(encoding="utf-8")
@@ -114,6 +122,20 @@ def origin(name: str, run: dict[str, Any], expressions: int) -> list[str]:
         "",
         f"```\nlitelvlm {COMMANDS[name]} --out {RUNS / name}\n```",
     ]
+
+
+def same(folder: Path) -> list[str]:
+    """How much of what each method keeps is the same for another phrase, % at each budget."""
+    document = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    rows = [Row(**row) for row in document["rows"]]
+    budgets = sorted({row.budget for row in rows if row.same is not None}, reverse=True)
+    found = {(row.title, row.budget): row.same for row in rows if row.same is not None}
+    cells = [
+        [title, *(f"{100 * found[title, budget]:.0f}" for budget in budgets)]
+        for title in dict.fromkeys(title for title, _ in found)
+    ]
+    lines = markdown_table(["method", *(f"{budget} tokens" for budget in budgets)], cells)
+    return [*lines, "", *origin(folder.name, document["run"], rows[0].expressions)]
 
 
 def costs(folder: Path) -> list[str]:
@@ -184,6 +206,9 @@ TABLES: dict[str, Callable[[Path], list[str]]] = {
     "order": scores,
     "split": scores,
     "text": scores,
+    "same": same,
+    "photos": scores,
+    "photos-kinds": kinds,
     "reversal": reversal,
 }
 
