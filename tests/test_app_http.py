@@ -581,10 +581,10 @@ OUT_OF_MEMORY = """
 import pathlib, torch
 from litelvlm.models.language import LanguageModel
 whole = LanguageModel.prefill
-def prefill(self, sequences):
+def prefill(self, sequences, *more):
     if (pathlib.Path(__file__).parent / "full").exists():
         raise torch.OutOfMemoryError("injected")
-    return whole(self, sequences)
+    return whole(self, sequences, *more)
 LanguageModel.prefill = prefill
 """
 

@@ -118,8 +118,11 @@ def answered(page, text=" s, picture"):
 
 def tab(page, name):
     shown = page.locator("#lv-tabs button[role=tab]:visible", has_text=name)
-    if not shown.count():  # on a narrow screen the last ones are behind a button
-        page.locator("#lv-tabs .overflow-menu > button").click()
+    more = page.locator("#lv-tabs .overflow-menu > button:visible")
+    # On a narrow screen the last ones are behind a button; while the page is laid out, neither is.
+    shown.or_(more).first.wait_for()
+    if not shown.count():
+        more.click()
         page.locator("#lv-tabs .overflow-dropdown button", has_text=name).click()
         return
     shown.first.click()

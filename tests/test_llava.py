@@ -356,7 +356,7 @@ def test_the_page_shows_answers_side_by_side(desk, controls, llava, seen):
     assert "words in common" in page.masks or "the same answer" in page.masks
     assert "dropped before the language model" in page.tokens
     assert "not measurable without a mask" in page.similarity
-    assert "Masks" not in callbacks.prepare_downloads(page.session).downloads
+    assert "Masks" not in callbacks.prepare_downloads(desk, page.session, controls).downloads
     again = callbacks.ground(desk, page.session, controls)
     assert again.session.unpruned is page.session.unpruned
 

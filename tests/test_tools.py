@@ -22,10 +22,10 @@ UNFORESEEN = """
 import pathlib
 from litelvlm.models.language import LanguageModel
 whole = LanguageModel.prefill
-def prefill(self, sequences):
+def prefill(self, sequences, *more):
     if (pathlib.Path(__file__).parent / "broken").exists():
         raise RuntimeError("secret detail of " + __file__)
-    return whole(self, sequences)
+    return whole(self, sequences, *more)
 LanguageModel.prefill = prefill
 """
 # Part of the page -> the input of the endpoints that means the same.
