@@ -33,7 +33,7 @@ from litelvlm.models.files import (
     read_all,
     read_object,
 )
-from litelvlm.models.names import CLIP_FILES, Place, clip_config, place_clip, place_ours
+from litelvlm.models.names import CLIP_FILES, Place, clip_config, place_clip, place_ours, renamed
 from litelvlm.models.prompt import PromptIds
 from litelvlm.profiling import Profiler
 from litelvlm.question import Question
@@ -180,17 +180,16 @@ def place_ported(key: str) -> Place | None:
     name = key.removeprefix("model.")
     if name.startswith("vision_tower."):
         return place_clip(name.removeprefix("vision_tower."))
-    for original, ours in (
-        ("lm_head.", "language.lm_head."),
-        ("language_model.lm_head.", "language.lm_head."),
-        ("language_model.model.", "language.model."),
-        ("language_model.", "language.model."),
-        ("multi_modal_projector.linear_1.", "projector.0."),
-        ("multi_modal_projector.linear_2.", "projector.2."),
-    ):
-        if name.startswith(original):
-            return Place(ours + name.removeprefix(original))
-    return Place(key)
+    starts = {
+        "lm_head.": "language.lm_head.",
+        "language_model.lm_head.": "language.lm_head.",
+        "language_model.model.": "language.model.",
+        "language_model.": "language.model.",
+        "multi_modal_projector.linear_1.": "projector.0.",
+        "multi_modal_projector.linear_2.": "projector.2.",
+    }
+    ours = renamed(name, starts)
+    return Place(key if ours == name else ours)
 
 
 def random_config(name: str) -> ModelConfig:

@@ -16,7 +16,7 @@ from litelvlm.config import SelectionConfig
 from litelvlm.errors import ModelError
 from litelvlm.models.dual_encoder import DualEncoder
 from litelvlm.models.files import ModelSource, folder_beside, index, read_object
-from litelvlm.models.names import COMPUTED, Place, clip_config, place_clip
+from litelvlm.models.names import COMPUTED, Place, clip_config, place_clip, renamed
 from litelvlm.models.sam2 import HIERA_L, place_sam2, sam2_config
 
 KINDS = ("Qwen2ForCausalLM", "InternLM2ForCausalLM")
@@ -186,15 +186,13 @@ def place_sa2va(key: str, groups: int, queries: int) -> Place | tuple[Place, ...
         return None
     if key.startswith(SAM):
         return place_segmenter(key)
-    for theirs, ours in (
-        ("vision_model.", "vision."),
-        ("language_model.", "language."),
-        ("mlp1.", "projector."),
-        ("text_hidden_fcs.", "seg_head."),
-    ):
-        if key.startswith(theirs):
-            key = ours + key.removeprefix(theirs)
-            break
+    starts = {
+        "vision_model.": "vision.",
+        "language_model.": "language.",
+        "mlp1.": "projector.",
+        "text_hidden_fcs.": "seg_head.",
+    }
+    key = renamed(key, starts)
     for pattern, replacement in {"v": _VISION, "l": _INTERNLM}.get(key[0], []):
         key = re.sub(pattern, replacement, key)
     shares = {"q_proj": (0, 1), "k_proj": (1, 2), "v_proj": (2, 3)}

@@ -36,7 +36,7 @@ from litelvlm.models.dual_encoder import DualEncoder, build_clip
 from litelvlm.models.files import ModelSource, index
 from litelvlm.models.language import build_seg_head, wrap_tokenizer
 from litelvlm.models.mrope import compact_positions, prompt_positions
-from litelvlm.models.names import COMPUTED, Place
+from litelvlm.models.names import COMPUTED, Place, renamed
 from litelvlm.models.sam2 import HIERA_L, build_sam2, sam2_config
 from litelvlm.profiling import Profiler
 from litelvlm.pruning import Selection
@@ -143,15 +143,13 @@ def place_sa2va_qwen(key: str) -> Place | tuple[Place, ...] | None:
         return None
     if key.startswith(SAM):
         return place_segmenter(key)
-    for theirs, ours in (
-        ("model.model.visual.", "vision."),
-        ("model.model.language_model.", "language.model."),
-        ("model.lm_head.", "language.lm_head."),
-        ("text_hidden_fcs.", "seg_head."),
-    ):
-        if key.startswith(theirs):
-            return Place(ours + key.removeprefix(theirs))
-    return Place(key)
+    starts = {
+        "model.model.visual.": "vision.",
+        "model.model.language_model.": "language.model.",
+        "model.lm_head.": "language.lm_head.",
+        "text_hidden_fcs.": "seg_head.",
+    }
+    return Place(renamed(key, starts))
 
 
 def random_config(name: str) -> Sa2vaConfig:

@@ -52,6 +52,14 @@ class Place:
     rows: tuple[int, int, int, int] | None = None
 
 
+def renamed(key: str, starts: dict[str, str]) -> str:
+    """A name with the first of the beginnings that it has, theirs -> ours, exchanged."""
+    for theirs, ours in starts.items():
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    return key
+
+
 # What a checkpoint may hold though the configuration tells it: rotary frequencies, numbers.
 COMPUTED = re.compile(r"rotary_emb\.inv_freq$|(^|\.)embeddings\.position_ids$")
 

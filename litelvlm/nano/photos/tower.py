@@ -109,8 +109,9 @@ class TowerBatches:
         sixteenth, deepest = self.data.features([p.image for p in chosen] + said, (16, 32))
         alike, masks = self.data.alike, self.data.masks
         covers = [cover_of(masks, [t.row for t in p.things]) for p in chosen]
-        for i, maps in enumerate(zip(sixteenth, deepest, strict=False)):
-            if i < self.batch and rng.random() < self.pasted:
+        for i in range(self.batch):
+            if rng.random() < self.pasted:
+                maps = (sixteenth[i], deepest[i])
                 chosen[i], covers[i] = self.paste(chosen[i], covers[i], maps, rng)
         covers = [turned(cover, flip) for cover in covers]
 
