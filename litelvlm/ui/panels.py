@@ -149,11 +149,10 @@ def masks(given: Answer) -> str:
     few_words = f"Masks of {names} with {kept} of {total} image tokens"
     all_words = f"Masks of {names} with all {total} image tokens"
     few_tag, all_tag = f"Pruned, {kept} tokens", f"All {total}"
-    outline = full.copy()
-    outline[(outline[..., 3] < 255)] = 0  # only the line of the unpruned masks ...
-    outline[outline[..., 3] == 255] = (255, 255, 255, 255)  # ... in white
+    line = (full[..., 3:] == 255) * np.uint8(255)
+    outline = np.repeat(line, 4, axis=-1)  # only the line of the unpruned masks, in white
     fill = pruned.copy()
-    fill[fill[..., 3] == 255, 3] = 150
+    fill[..., 3] = np.where(fill[..., 3] == 255, 150, fill[..., 3])
     compare = stage(
         hw,
         layer_image(full, all_words, "lv-left")

@@ -35,7 +35,14 @@ def png(image: np.ndarray, level: int = 1) -> bytes:
     if image.ndim == 3:
         order = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
         image = cv2.cvtColor(image, order)
-    done, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, level])
+    # One filter for all rows: the layers are flat, and trying them all takes four times as long.
+    options = [
+        cv2.IMWRITE_PNG_COMPRESSION,
+        level,
+        cv2.IMWRITE_PNG_FILTER,
+        cv2.IMWRITE_PNG_FILTER_UP,
+    ]
+    done, data = cv2.imencode(".png", image, options)
     if not done:
         raise RuntimeError("OpenCV could not write a PNG")
     return data.tobytes()
