@@ -8,7 +8,8 @@ The first compares `annotate` with a loop over `pipe(picture, phrase)` on the sa
 and budget. All take turns after a warm-up; medians are printed, of wall time and of the process's
 CPU time, which other programs on the machine disturb less. The second runs the command on so many
 small pictures of many sizes and prints what it holds in memory on the way. The third runs the
-command on rendered scenes plainly and with `--ray`, and prints wall and CPU time of all processes.
+command on rendered scenes plainly and with `--ray`, both with as many threads, and prints wall and
+CPU time of all processes.
 """
 
 from __future__ import annotations
@@ -112,11 +113,14 @@ def ray_overhead(model: str, count: int, workers: int, threads: int) -> None:
         (folder / "table.jsonl").write_text("\n".join(lines))
         command = [sys.executable, "-m", "litelvlm", "annotate", str(folder / "table.jsonl")]
         command += ["--model", model, "--budget", "5" if model == "tiny-random" else "128"]
-        command += ["--threads", str(threads), "--device", "cpu"]
+        command += ["--device", "cpu", "--threads"]
         found = []
-        for name, more in (("plain", []), ("ray", ["--ray", "--workers", str(workers)])):
+        for name, more in (
+            ("plain", [str(threads * workers)]),
+            ("ray", [str(threads), "--ray", "--workers", str(workers)]),
+        ):
             out = folder / name
-            wall, spent = timed([*command, "--out", str(out), *more])
+            wall, spent = timed([*command, *more, "--out", str(out)])
             detail = ", ".join(f"{part} {used:.0f}" for part, used in spent.most_common(6))
             print(f"{name:6} {wall:6.0f} s, CPU {spent.total():6.0f} s ({detail})", flush=True)
             rows = (out / "journal.jsonl").read_text().splitlines()[1:]

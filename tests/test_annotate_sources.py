@@ -30,10 +30,26 @@ def put(path, content):
         file.write(content)
 
 
-@pytest.fixture(params=["disk", "address"])
+@pytest.fixture
+def bucket(monkeypatch):
+    """Address of an empty bucket that a server on this computer speaks S3 for."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
+    pytest.importorskip("s3fs")
+    server.start()
+    host, port = server.get_host_and_port()
+    asked = {"endpoint_url": f"http://{host}:{port}", "key": "any", "secret": "any"}
+    monkeypatch.setitem(fsspec.config.conf, "s3", asked)
+    name = f"pictures-{port}"
+    fsspec.filesystem("s3").mkdir(name)
+    yield f"s3://{name}"
+    server.stop()
+
+
+@pytest.fixture(params=["disk", "memory", "s3"])
 def root(request, tmp_path):
-    """A folder with two pictures and a file that is none, on either kind of file system."""
-    place = str(tmp_path) if request.param == "disk" else f"memory://{tmp_path.name}"
+    """A folder with two pictures and a file that is none, on every kind of file system."""
+    places = {"disk": str(tmp_path), "memory": f"memory://{tmp_path.name}"}
+    place = places.get(request.param) or f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
     for name in ("a.png", "sub/b.png"):
         put(f"{place}/{name}", png())
     put(f"{place}/notes.txt", b"no picture")
@@ -95,17 +111,16 @@ def test_shards_give_their_samples(root):
         assert tasks[0].picture == png()
 
 
-def test_pictures_behind_an_address_are_annotated(tmp_path):
-    table = "memory://bucket/t.csv"
-    put("memory://bucket/a.png", png())
+def test_pictures_behind_an_address_are_annotated(root, tmp_path):
+    table = f"{root}/t.csv"
     put(table, b"picture,phrase\na.png,a cup\nsub/none.png,a dog\n")
-    command = ["annotate", table, "--out", str(tmp_path), "--model", "tiny-random"]
+    command = ["annotate", table, "--out", str(tmp_path / "out"), "--model", "tiny-random"]
     assert main([*command, "--device", "cpu", "--threads", "1"]) == 0
-    lines = (tmp_path / "journal.jsonl").read_text().splitlines()[1:]
+    lines = (tmp_path / "out/journal.jsonl").read_text().splitlines()[1:]
     (good,), (missing,) = (json.loads(line) for line in lines)
     assert good["error"] is None
     assert good["rle"]["size"] == [6, 8]
-    assert missing["error"] == "memory://bucket/sub/none.png: no such file"
+    assert missing["error"] == f"{root}/sub/none.png: no such file"
 
 
 @pytest.mark.parametrize(
