@@ -21,6 +21,8 @@ PLATFORM = ("gradio", "spaces", "huggingface_hub")
 # Spaces choose the build that fits their hardware, so no version is asked for.
 UNPINNED = ("torch", "torchvision")
 HARDWARE = ("cpu-basic", "zero", "gpu")
+ADDRESS = "https://huggingface.co/spaces"
+CARD = "card.jpg"  # of assets/: goes with links to the Space
 GRADIO = "6.31.0"  # newest version the demo is tested with
 
 APP = '''"""The demo, here and on Hugging Face Spaces; `python app.py --help` lists its options."""
@@ -41,12 +43,17 @@ class Space:
     Attributes:
         model: the model that answers, a name of `families.table.PRESETS`.
         hardware: "cpu-basic", "zero" (ZeroGPU) or "gpu" (a GPU of its own).
+        name: "user/name" of it; None leaves out what needs its address, the picture that goes
+            with links to it.
     """
 
     model: str = "nano"
     hardware: str = "cpu-basic"
+    name: str | None = None
 
     def __post_init__(self) -> None:
+        if self.name is not None:
+            check_name(self.name)
         if self.hardware not in HARDWARE:
             raise InputError(
                 f"hardware must be one of {', '.join(HARDWARE)}, got {self.hardware!r}"
@@ -71,6 +78,8 @@ def front_matter(space: Space) -> str:
         "license: apache-2.0",
         f"suggested_hardware: {suggested}",
     ]
+    if space.name:
+        lines.append(f"thumbnail: {ADDRESS}/{space.name}/resolve/main/assets/{CARD}")
     preset = PRESETS[space.model]
     sources = [source for source in (preset.hub, preset.tower) if source]
     if sources:
@@ -118,6 +127,7 @@ def assemble(folder: Path, space: Space | None = None) -> list[Path]:
     for name in needed:
         if asset(name).is_dir():
             shutil.copytree(asset(name), folder / "assets" / name, ignore=leave)
+    shutil.copy(asset(CARD), folder / "assets" / CARD)
     (folder / "app.py").write_text(APP, encoding="utf-8")
     (folder / "requirements.txt").write_text(requirements(_requirements()), encoding="utf-8")
     readme = front_matter(space) + _README.format(model=space.model)
@@ -168,7 +178,7 @@ def push(folder: Path, repository: str, space: Space | None = None, private: boo
         raise InputError(
             f"Hugging Face: {text[0][:160] if text else type(fault).__name__}"
         ) from None
-    return f"https://huggingface.co/spaces/{repository}"
+    return f"{ADDRESS}/{repository}"
 
 
 def check_name(repository: str) -> None:

@@ -1,6 +1,8 @@
 """The animation at the top of the README: the demo on its first example, filmed in a browser.
 
-    python tests/make_animation.py [--model photo] [--out assets/demo.gif]
+    python tests/make_animation.py [--model photo] [--out assets/demo.gif] [--card assets/card.jpg]
+
+With `--card` only the first screen is taken, in the shape of pictures that go with links.
 
 Needs Chromium and playwright, as the browser tests do.
 """
@@ -19,6 +21,7 @@ from served import ROOT, Server
 
 WIDTH = 720  # of the animation, pixels
 VIEW = {"width": 1280, "height": 1080}
+CARD = {"width": 1280, "height": 672}  # 1.91 to 1, as previews of links are cut
 BUDGETS = (8, 16, 32, 64, 96, 128, 192, 288, 384, 480, 576)
 DRAG = """budget => { const range = document.querySelector('#lv-budget input[type=range]');
 Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(range, budget);
@@ -56,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="photo")
     parser.add_argument("--out", type=Path, default=ROOT / "assets" / "demo.gif")
+    parser.add_argument("--card", type=Path, help="write this picture instead")
     given = parser.parse_args()
     server = Server(tempfile.mkdtemp(), model=given.model)
     try:
@@ -67,8 +71,11 @@ def main() -> None:
             page = browser.new_page(viewport=VIEW)
             page.goto(server.url)
             page.wait_for_selector("#lv-run")
+            if given.card:
+                page.wait_for_timeout(2000)
+                page.screenshot(path=given.card, clip={"x": 0, "y": 0, **CARD}, quality=85)
+                return
             frames = film(page)
-            browser.close()
     finally:
         server.stop()
     pictures = [frame.quantize(64, dither=Image.Dither.NONE) for frame, _ in frames]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 from served import free_port
 
 from litelvlm import space
@@ -55,6 +56,18 @@ def test_the_front_matter_keeps_to_the_rules_of_spaces(folder):
     assert {fields["colorFrom"], fields["colorTo"]} <= colours
     assert fields["python_version"].strip('"') in ("3.10", "3.12")
     assert "hardware" not in fields
+
+
+def test_links_to_the_space_come_with_a_picture(tmp_path):
+    main(
+        ["space", "push", "ada/demo", "--model", "tiny-random", "--dry-run", str(tmp_path / "out")]
+    )
+    picture = matter((tmp_path / "out" / "README.md").read_text())["thumbnail"]
+    start = "https://huggingface.co/spaces/ada/demo/resolve/main/"
+    assert picture.startswith(start)
+    with Image.open(tmp_path / "out" / picture.removeprefix(start)) as card:
+        assert card.width >= 1200
+        assert card.width / card.height == pytest.approx(1.91, abs=0.02)
 
 
 def test_the_large_model_is_fetched_before_the_start_and_given_time():

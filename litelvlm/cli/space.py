@@ -32,10 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Assemble, and upload unless it is a dry run; return 0."""
-    from litelvlm.space import Space, assemble, check_name, push
+    from litelvlm.space import Space, assemble, push
 
-    check_name(args.name)
-    space = Space(args.model, args.hardware)
+    space = Space(args.model, args.hardware, args.name)
     if args.dry_run is not None:
         files = assemble(args.dry_run, space)
         size = sum((args.dry_run / file).stat().st_size for file in files)
