@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import struct
-import time
 import zlib
 from pathlib import Path
 
@@ -156,14 +155,12 @@ def test_a_folder_and_a_missing_file_are_no_pictures(capsys, pipe, tmp_path):
     assert_refused(capsys, pipe, tmp_path / "nowhere.png", about="no such file")
 
 
-def test_a_bomb_is_refused_at_once_and_without_memory(capsys, pipe, tmp_path):
+def test_a_bomb_is_refused_without_memory(capsys, pipe, tmp_path):
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb(10_000))
     assert path.stat().st_size < 500
     before = _peak_memory()
-    start = time.perf_counter()
     assert_refused(capsys, pipe, path, about="megapixels")
-    assert time.perf_counter() - start < 0.5  # both doors together
     assert _peak_memory() - before < 50 * 2**20  # decoded it would be 100 MB at least
 
 

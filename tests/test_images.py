@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import time
 import zlib
 
 import numpy as np
@@ -191,10 +190,10 @@ def test_a_bomb_is_refused_from_its_header(side):
         content = content[:20] + struct.pack(">I", side) + content[24:]
         body = content[12:29]
         content = content[:29] + struct.pack(">I", zlib.crc32(body)) + content[33:]
-    start = time.perf_counter()
-    with pytest.raises(InputError, match="megapixels"):
-        read_image(io.BytesIO(content))
-    assert time.perf_counter() - start < 0.5
+    header = content[:60]  # nothing after it is needed to know
+    for file in (content, header):
+        with pytest.raises(InputError, match="megapixels"):
+            read_image(io.BytesIO(file))
 
 
 @pytest.mark.parametrize(
