@@ -10,7 +10,7 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 from torch.nn import functional as F
 
 import litelvlm
@@ -22,25 +22,8 @@ from litelvlm.loading import open_folder
 SIDE = 56  # pixels of a tile: 4 x 4 patches of 14, 2 x 2 tokens
 MARKS = ["<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"]
 MARKS += ["[SEG]", "<p>", "</p>", "<vp>", "</vp>"]
-WORDS = [
-    "user",
-    "assistant",
-    "please",
-    "segment",
-    "Please",
-    "the",
-    "red",
-    "disc",
-    "a",
-    "in",
-    "this",
-    "image",
-    ".",
-    "It",
-    "is",
-    "Sure",
-    ",",
-]
+WORDS = ["\n", "user", "assistant", "please", "segment", "Please", "the", "red", "disc", "a", "in"]
+WORDS += ["this", "image", ".", "It", "is", "Sure", ","]
 SAM = {
     "vision_config": {
         "backbone_config": {
@@ -75,11 +58,28 @@ VISION = dict(
 )  # fmt: skip
 
 
-def tokenizer():
-    raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*MARKS, *WORDS])}, "<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    raw.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in MARKS])
+def word_tokenizer(marks, words):
+    """Whole words and line breaks; the marks are special."""
+    raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*marks, *words])}, "<unk>"))
+    words_and_lines = Regex(r"\n|\w+|[^\w\s]+")
+    raw.pre_tokenizer = pre_tokenizers.Split(words_and_lines, "removed", invert=True)
+    raw.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks])
     return raw
+
+
+def tokenizer():
+    return word_tokenizer(MARKS, WORDS)
+
+
+def write_guide(folder):
+    """A random CLIP beside a checkpoint."""
+    half = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2)
+    clip = transformers.CLIPConfig(
+        vision_config=half | dict(image_size=64, patch_size=16),
+        text_config=half | dict(vocab_size=49408, max_position_embeddings=77, eos_token_id=49407),
+        projection_dim=12,
+    )
+    transformers.CLIPModel(clip).save_pretrained(folder / "clip")
 
 
 def vision_layout(vision):
@@ -233,13 +233,7 @@ def write_sa2va(folder, kind="Qwen2ForCausalLM", newer=False):
     )  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     tokenizer().save(str(folder / "tokenizer.json"))
-    half = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2)
-    clip = transformers.CLIPConfig(
-        vision_config=half | dict(image_size=64, patch_size=16),
-        text_config=half | dict(vocab_size=49408, max_position_embeddings=77, eos_token_id=49407),
-        projection_dim=12,
-    )
-    transformers.CLIPModel(clip).save_pretrained(folder / "clip")
+    write_guide(folder)
     return parts
 
 

@@ -205,6 +205,7 @@ class Sa2va(Glamm):
 
     most = staticmethod(tokens)
     frames = 5  # of a clip, seen by the language model
+    gap = "\n"  # between them
 
     model: Any
     config: Any
@@ -351,7 +352,7 @@ class Sa2va(Glamm):
         """The conversation about key frames, each between its own marks, a row a phrase."""
         prompts = self.prompts(question)
         rows, total = len(prompts), 0
-        line = self.tokenizer.encode("\n", add_special_tokens=False)
+        line = self.tokenizer.encode(self.gap, add_special_tokens=False)
         marks = torch.tensor([self.ids["img_end"], *line, self.ids["img"]], device=self.device)
         between = self.language.llama.get_input_embeddings()(marks).expand(rows, -1, -1)
         pieces: list[Tensor] = []

@@ -4,11 +4,14 @@ The layout of ByteDance/Sa2VA-Qwen2_5-VL-3B, -7B and Sa2VA-Qwen3-VL-2B, -4B, bui
 transformers' own Qwen-VL parts, none of the code beside the weights. A token is 28 x 28 pixels of a
 picture resized to at most 2,048 of them (Qwen2.5), or 32 x 32 (Qwen3). Its position is a time, a
 row and a column, which a kept token keeps. What Qwen3's tower adds in the first layers of the
-language model (DeepStack) is gathered like the tokens. All else is as in `sa2va`.
+language model (DeepStack) is gathered like the tokens. Key frames of a clip are pictures one after
+another, each numbered behind the last, without timestamps, as Sa2VAChatModelQwen.predict_forward
+asks (projects/sa2va/hf/models_qwen/modeling_sa2va_qwen.py). All else is as in `sa2va`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -228,7 +231,7 @@ class Sa2vaQwen(Sa2va):
     """
 
     most = staticmethod(tokens)
-    frames = 0  # places of several pictures are not numbered
+    gap = ""
 
     def __init__(
         self,
@@ -261,24 +264,47 @@ class Sa2vaQwen(Sa2va):
         selection: Selection | None,
         profiler: Profiler,
     ) -> Prompted:
-        # Numbered by columns of the unpruned prompt first, of which M-RoPE and DeepStack are read.
-        plain = replace(question, positions="original")
-        prompted = super().sequence(scene, plain, selection, profiler)
-        batch, kept = prompted.batch, prompted.kept
-        start, columns = batch.image_start, batch.positions
-        image = slice(start, start + kept)
-        after = columns.shape[1] - start - kept
-        positions = prompt_positions(start, scene.frame.grid, after).to(columns.device)
-        positions = positions[:, columns]  # (3, P, S)
-        if question.positions == "compact" and selection is not None:
-            picture = torch.full_like(columns[0], -1)
-            picture[image] = 0
-            rows = [compact_positions(row, picture) for row in positions.unbind(1)]
-            positions = torch.stack(rows, 1)
-        deep: Tensor | None = scene.tokens.deep
-        if deep is not None:
-            deep = F.pad(deep[:, columns[:, image] - start], (0, 0, start, after))  # (D, P, S, L)
+        prompted = super().sequence(scene, _by_column(question), selection, profiler)
+        return self._numbered(prompted, [scene], question)
+
+    def _clip_sequence(
+        self,
+        scenes: Sequence[EncodedImage],
+        question: Question,
+        selections: Sequence[Selection | None],
+    ) -> Prompted:
+        prompted = super()._clip_sequence(scenes, _by_column(question), selections)
+        return self._numbered(prompted, scenes, question)
+
+    def _numbered(
+        self, prompted: Prompted, scenes: Sequence[EncodedImage], question: Question
+    ) -> Prompted:
+        """Columns of the unpruned prompt exchanged for M-RoPE; DeepStack read at them."""
+        batch, start = prompted.batch, prompted.batch.image_start
+        columns = batch.positions  # (P, S)
+        marks = 2  # an end and a start, between pictures
+        pieces: list[int | tuple[int, int]] = [start]
+        for scene in scenes:
+            pieces += [scene.frame.grid, marks]
+        pieces[-1] = columns.shape[1] - start - prompted.kept
+        axes, pictures = prompt_positions(pieces)  # (3, L), (L,)
+        axes, pictures = axes.to(self.device), pictures.to(self.device)
+        positions = axes[:, columns]  # (3, P, S)
+        if question.positions == "compact":
+            rows = zip(positions.unbind(1), pictures[columns], strict=True)
+            positions = torch.stack([compact_positions(*row) for row in rows], 1)
+        deep: Tensor | None = None
+        if scenes[0].tokens.deep is not None:
+            # Text reads the zeros behind the last token.
+            added = F.pad(torch.cat([scene.tokens.deep for scene in scenes], 1), (0, 0, 0, 1))
+            tokens = torch.where(pictures < 0, 0, (pictures >= 0).cumsum(0)) - 1
+            deep = added[:, tokens[columns]]  # (D, P, S, L)
         return replace(prompted, batch=replace(batch, positions=positions, deep=deep))
+
+
+def _by_column(question: Question) -> Question:
+    """The question whose tokens are numbered by their columns in the unpruned prompt."""
+    return replace(question, positions="original")
 
 
 def _rounded(image: np.ndarray) -> Any:

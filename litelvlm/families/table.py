@@ -64,6 +64,7 @@ def _sa2va_qwen(model: str, note: str, most: str) -> Preset:
         note=f"Sa2VA-{model}: {note}, SAM 2 Hiera-L; up to {most} image tokens",
         family="sa2va-qwen",
         hub=f"ByteDance/Sa2VA-{model}",
+        video=True,
         licence="Apache-2.0",
         tower="openai/clip-vit-base-patch16",
     )

@@ -6,23 +6,33 @@ column from there; what follows begins after the largest of these numbers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
-def prompt_positions(start: int, grid: tuple[int, int], after: int) -> Tensor:
-    """(3, L) positions of an unpruned prompt about one picture.
+def prompt_positions(pieces: Sequence[int | tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """Positions of an unpruned prompt, and which picture each of its tokens is of.
 
     Args:
-        start: tokens before the picture.
-        grid: (rows, columns) of its tokens.
-        after: tokens behind it.
+        pieces: in order, the number of tokens of a text or the (rows, columns) of a picture.
+
+    Returns:
+        (3, L), and (L,) that is -1 on text and numbers the pictures elsewhere.
     """
-    rows, columns = torch.meshgrid(*map(torch.arange, grid), indexing="ij")
-    image = torch.stack([torch.zeros_like(rows), rows, columns]).flatten(1)  # (3, N)
-    before = torch.arange(start).expand(3, -1)
-    tail = max(grid) + torch.arange(after).expand(3, -1)
-    return torch.cat([before, start + image, start + tail], 1)
+    parts, owners, base, picture = [], [], 0, 0
+    for piece in pieces:
+        if isinstance(piece, int):
+            part, owner = torch.arange(piece).expand(3, -1), -1
+        else:
+            rows, columns = torch.meshgrid(*map(torch.arange, piece), indexing="ij")
+            part = torch.stack([torch.zeros_like(rows), rows, columns]).flatten(1)
+            owner, picture = picture, picture + 1
+        parts.append(base + part)
+        owners.append(torch.full_like(part[0], owner))
+        base += piece if isinstance(piece, int) else max(piece)
+    return torch.cat(parts, 1), torch.cat(owners)
 
 
 def compact_positions(positions: Tensor, image: Tensor) -> Tensor:
