@@ -54,7 +54,7 @@ def build(desk: Desk, model: gr.Dropdown, run: dict[str, Any]) -> None:
     )
     budget = Budget(
         minimum=1,
-        maximum=256,
+        maximum=2048,  # patches of a large frame; each model says how many it has
         value=USUAL,
         step=1,
         label="Tokens of each key frame",
