@@ -9,15 +9,21 @@ import pytest
 from PIL import Image
 from served import Server
 from test_browser import (  # noqa: F401
+    DIMMED,
     about,
     answered,
     browser,
     clear,
+    describes,
+    expect,
     file,
     find,
     open_page,
     page,
+    says,
     server,
+    settled,
+    shows,
     tab,
     upload,
 )
@@ -32,39 +38,20 @@ def two_models(tmp_path_factory, browser):  # noqa: F811
     made.stop()
 
 
-def says(page, text):  # noqa: F811
-    page.wait_for_function(
-        "text => document.querySelector('#lv-state').textContent.includes(text)", arg=text
-    )
-
-
-def opacity(page):  # noqa: F811
-    return float(
-        page.evaluate("getComputedStyle(document.querySelector('#lv-tabs .tabitem')).opacity")
-    )
-
-
 def marked(page):  # noqa: F811
     says(page, "Settings changed: press Find to run again")
-    assert opacity(page) < 0.5
+    expect(page.locator("#lv-tabs .tabitem").first).to_have_css("opacity", DIMMED)
 
 
 def fresh(page, text=" s, picture"):  # noqa: F811
     answered(page, text)
-    page.wait_for_function(
-        "getComputedStyle(document.querySelector('#lv-tabs .tabitem')).opacity === '1'"
-    )
+    expect(page.locator("#lv-tabs .tabitem").first).to_have_css("opacity", "1")
 
 
 def pick(page, label, option):  # noqa: F811
     page.get_by_label(label, exact=True).click()
     page.get_by_role("option", name=option).click()
-    page.wait_for_function("!document.querySelector('[role=option]')")
-
-
-def chosen(page):  # noqa: F811
-    """The name of the model; the list tells more of it."""
-    return re.match("[^ :]+", page.input_value("#lv-pick input"))[0]
+    expect(page.locator("[role=option]")).to_have_count(0)
 
 
 OPTIONS = {
@@ -91,7 +78,7 @@ def test_every_option_marks_the_answer_until_it_is_set_back_or_run_again(page, f
     fresh(page)
     page.fill("#lv-phrases textarea", "a wall")
     marked(page)
-    assert "On screen: the earlier answer to “the disc”" in page.inner_text("#lv-state")
+    says(page, "On screen: the earlier answer to “the disc”")
     page.fill("#lv-phrases textarea", "the disc ")
     fresh(page)
     pick(page, "Order", "released")
@@ -103,15 +90,16 @@ def test_every_option_marks_the_answer_until_it_is_set_back_or_run_again(page, f
 def test_another_model_marks_the_answer(browser, two_models):  # noqa: F811
     for visit in open_page(browser, two_models):
         visit.set_default_timeout(60_000)
-        first = chosen(visit)
-        assert first in visit.inner_text("#lv-state"), "the model that answered is the chosen one"
-        before = visit.input_value("#lv-budget input[type=number]")
+        visit.click("[data-lv-budget='32']")  # which both can take
+        answered(visit, "32 of")
+        settled(visit)
+        first = re.match("[^ :]+", visit.input_value("#lv-pick input"))[0]
+        says(visit, f"by {first}")
         pick(visit, "Model", "nano" if first != "nano" else "tiny-random")
         marked(visit)
-        assert f"by {first}" in visit.inner_text("#lv-state")
+        says(visit, f"by {first}")
         pick(visit, "Model", first)
-        if visit.input_value("#lv-budget input[type=number]") == before:
-            fresh(visit, "answered in advance")
+        fresh(visit, "32 of")
 
 
 def test_an_example_shows_the_model_that_answers_it(browser, two_models):  # noqa: F811
@@ -119,51 +107,52 @@ def test_an_example_shows_the_model_that_answers_it(browser, two_models):  # noq
         visit.set_default_timeout(60_000)
         visit.locator("[data-lv-example='1']").click()  # made for nano
         answered(visit, "by nano")
-        assert chosen(visit) == "nano"
-        assert "nano" in visit.inner_text("#lv-model")
-        visit.wait_for_timeout(500)
-        assert "Settings changed" not in visit.inner_text("#lv-state")
+        settled(visit)
+        expect(visit.locator("#lv-pick input")).to_have_value(re.compile("^nano\\b"))
+        shows(visit, "#lv-model", "nano")
+        expect(visit.locator("#lv-state")).not_to_contain_text("Settings changed")
 
 
 def test_an_answer_does_not_outlive_its_picture(page, file, tmp_path):  # noqa: F811
     find(page, file)
-    shown = page.get_attribute("#lv-masks img", "src")
+    masks = page.locator("#lv-masks")
+    shown = masks.locator("img").first.get_attribute("src")
     clear(page)
     says(page, "Choose a picture first")
-    assert not page.is_visible("#lv-masks")
-    assert not page.is_visible("#lv-share")
+    expect(masks).to_be_hidden()
+    expect(page.locator("#lv-share")).to_be_hidden()
     page.click("#lv-run")
     page.wait_for_selector("#lv-state .lv-error")
-    assert not page.is_visible("#lv-masks")
+    settled(page)
+    expect(masks).to_be_hidden()
     other = tmp_path / "other.png"
     Image.new("RGB", (60, 90), "teal").save(other)
     upload(page, str(other))
     says(page, "Another picture: press Find")
-    assert not page.is_visible("#lv-masks")
+    expect(masks).to_be_hidden()
     upload(page, file)
     fresh(page)
-    assert page.get_attribute("#lv-masks img", "src") == shown, "the same picture, the same answer"
-    assert page.is_visible("#lv-masks")
+    expect(masks.locator("img").first).to_have_attribute("src", shown)
+    expect(masks).to_be_visible()
 
 
 def test_what_is_typed_during_a_run_marks_its_answer(page, file):  # noqa: F811
     upload(page, file)
+    page.fill("#lv-phrases textarea", "the disc")
+    settled(page)
     page.evaluate(
         """() => { const box = document.querySelector('#lv-phrases textarea');
-        const type = (text) => {
-          Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, 'value')
-            .set.call(box, text);
-          box.dispatchEvent(new Event('input', {bubbles: true}));
-        };
-        type('the disc');
+        document.querySelector('#lv-run').click();
         setTimeout(() => {
-          document.querySelector('#lv-run').click();
-          setTimeout(() => type('a wall'), 0);
-        }, 300); }"""
+          Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, 'value')
+            .set.call(box, 'a wall');
+          box.dispatchEvent(new Event('input', {bubbles: true}));
+        }, 0); }"""
     )
     about(page, "the disc")
+    settled(page)
     marked(page)
-    assert page.input_value("#lv-phrases textarea") == "a wall"
+    expect(page.locator("#lv-phrases textarea")).to_have_value("a wall")
 
 
 def test_the_phrase_shown_can_be_switched_while_the_answer_is_marked(page, file):  # noqa: F811
@@ -173,12 +162,12 @@ def test_the_phrase_shown_can_be_switched_while_the_answer_is_marked(page, file)
     pick(page, "Order", "released")
     marked(page)
     page.locator("#lv-phrase label", has_text="a wall").click()
-    page.wait_for_function("document.querySelector('#lv-tokens img').alt.includes('a wall')")
+    describes(page, "#lv-tokens", "a wall")
     page.fill("#lv-phrases textarea", "?!")
     page.click("#lv-run")
     page.wait_for_selector("#lv-state .lv-error")
     page.locator("#lv-phrase label", has_text="the disc").click()
-    page.wait_for_function("document.querySelector('#lv-tokens img').alt.includes('the disc')")
+    describes(page, "#lv-tokens", "the disc")
 
 
 def test_moving_the_slider_runs_what_is_asked_now(page, file):  # noqa: F811
@@ -207,7 +196,8 @@ def test_a_link_opens_the_same_answer_with_all_options_in_the_same_tab(
     page.click("[data-lv-budget='32']")
     answered(page, "32 of 64")
     tab(page, "Tokens")
-    page.wait_for_function("document.querySelector('#lv-share').href.includes('tab=tokens')")
+    expect(page.locator("#lv-share")).to_have_attribute("href", re.compile("tab=tokens"))
+    settled(page)
     address = page.get_attribute("#lv-share", "href")
     assert "data" not in address
     assert len(address) < 400, "the picture is not in it"
@@ -221,15 +211,15 @@ def test_a_link_opens_the_same_answer_with_all_options_in_the_same_tab(
     counts = [f"{n}" for n in np.unique(mine[0].token_map.reason, return_counts=True)[1]]
     for visit in open_page(browser, server, path="/" + address):
         answered(visit, "32 of 64")
-        visit.wait_for_selector("#lv-tokens", state="visible")
-        assert visit.get_attribute("#lv-tokens img", "src") == layer
-        assert all(f"{n} kept" in visit.inner_text("#lv-tokens .lv-counts") for n in counts)
+        expect(visit.locator("#lv-tokens")).to_be_visible()
+        expect(visit.locator("#lv-tokens img").first).to_have_attribute("src", layer)
+        shows(visit, "#lv-tokens .lv-counts", *(f"{n} kept" for n in counts))
         visit.click("#lv-advanced button")
         for label, (option, _) in OPTIONS.items():
-            assert visit.get_by_label(label, exact=True).input_value() == option
-        visit.wait_for_timeout(500)
-        assert "Settings changed" not in visit.inner_text("#lv-state")
-        assert visit.get_attribute("#lv-share", "href") == address
+            expect(visit.get_by_label(label, exact=True)).to_have_value(option)
+        settled(visit)
+        expect(visit.locator("#lv-state")).not_to_contain_text("Settings changed")
+        expect(visit.locator("#lv-share")).to_have_attribute("href", address)
 
 
 def test_a_link_to_an_upload_asks_for_it_and_answers_the_same(
@@ -241,22 +231,23 @@ def test_a_link_to_an_upload_asks_for_it_and_answers_the_same(
     find(page, file)
     page.click("[data-lv-budget='16']")
     answered(page, "16 of 64")
+    settled(page)
     shown = page.get_attribute("#lv-masks img", "src")
     address = page.get_attribute("#lv-share", "href")
     visits = open_page(browser, server, path="/" + address, ready="#lv-state .lv-info")
     for visit in visits:
         says(visit, "Upload the same picture")
-        assert visit.input_value("#lv-phrases textarea") == "the disc"
-        assert not visit.is_visible("#lv-masks")
+        expect(visit.locator("#lv-phrases textarea")).to_have_value("the disc")
+        expect(visit.locator("#lv-masks")).to_be_hidden()
         upload(visit, file)
         visit.click("#lv-run")
         answered(visit, "16 of 64")
-        assert visit.get_attribute("#lv-masks img", "src") == shown
+        expect(visit.locator("#lv-masks img").first).to_have_attribute("src", shown)
 
 
 def test_a_strange_link_opens_the_page_all_the_same(browser, server):  # noqa: F811
     path = "/?example=none.jpg&budget=99999&method=magic&split=7&tab=attic&mode=x&model=y"
     for visit in open_page(browser, server, path=path):
         answered(visit, "21 of 64")
-        assert visit.is_visible("#lv-masks")
+        expect(visit.locator("#lv-masks")).to_be_visible()
         assert visit.faults == []

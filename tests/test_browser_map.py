@@ -9,7 +9,22 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from test_browser import browser, file, find, open_page, page, phone, server, tab  # noqa: F401
+from test_browser import (  # noqa: F401
+    about,
+    answered,
+    browser,
+    expect,
+    file,
+    find,
+    open_page,
+    page,
+    phone,
+    says,
+    server,
+    settled,
+    shows,
+    tab,
+)
 
 from litelvlm.question import Question
 from litelvlm.ui.examples import examples
@@ -58,7 +73,10 @@ def expected(select, budget, patch):
     }
 
 
-def said(text):
+def said(page, patch, block="#lv-readout"):  # noqa: F811
+    """What the readout says about a patch, once it is there: all of it is written at once."""
+    shows(page, block, f"Patch {patch},")
+    text = page.inner_text(block)
     number = lambda what: int(re.search(what, text).group(1))  # noqa: E731
     return {
         "patch": number(r"Patch (\d+)"),
@@ -71,20 +89,17 @@ def said(text):
 
 def test_the_page_opens_on_an_answered_example(page, asked):  # noqa: F811
     _, select = asked
-    assert "answered in advance" in page.inner_text("#lv-state")
-    assert "Nothing here yet" not in page.inner_text("#lv-masks")
-    assert page.input_value("#lv-phrases textarea") == "\n".join(examples()[0].phrases)
+    says(page, "answered in advance")
+    expect(page.locator("#lv-masks")).not_to_contain_text("Nothing here yet")
+    expect(page.locator("#lv-phrases textarea")).to_have_value("\n".join(examples()[0].phrases))
     tab(page, "Tokens")
-    kept = select(21)
-    assert f"{int((kept.reason == 0).sum())} kept" in page.inner_text("#lv-tokens .lv-counts")
+    shows(page, "#lv-tokens .lv-counts", f"{int((select(21).reason == 0).sum())} kept")
 
 
 def test_moving_the_slider_on_the_first_screen_answers(page):  # noqa: F811
     page.click("[data-lv-budget='16']")
-    page.wait_for_function(
-        "document.querySelector('#lv-state')?.textContent.includes('16 of 64 image tokens')"
-    )
-    assert "already encoded" in page.inner_text("#lv-state")
+    answered(page, "16 of 64 image tokens")
+    says(page, "already encoded")
 
 
 @pytest.mark.parametrize("size", [(1280, 720)])
@@ -110,29 +125,27 @@ def test_a_patch_tells_its_scores_and_ranks(page, asked):  # noqa: F811
     for patch in [p for p in range(scene.count) if seen(scene, p)][::9]:
         x, y = middle(scene, patch, canvas.bounding_box())
         canvas.hover(position={"x": x, "y": y})
-        page.wait_for_function(
-            "p => document.querySelector('#lv-readout').textContent.includes(`Patch ${p},`)",
-            arg=patch,
-        )
-        assert said(page.inner_text("#lv-readout")) == expected(select, 21, patch)
+        assert said(page, patch) == expected(select, 21, patch)
 
 
 def test_arrows_move_and_two_patches_are_compared(page, asked):  # noqa: F811
     scene, select = asked
     canvas = ready(page)
     canvas.focus()
-    start = said(page.inner_text("#lv-readout"))["patch"]
+    start = next(patch for patch in range(scene.count) if seen(scene, patch))
+    said(page, start)
     canvas.press("ArrowDown")
     canvas.press("Enter")
     canvas.press("ArrowRight")
     blocks = page.locator("#lv-readout > div")
     down = start + scene.frame.grid[1]
-    assert blocks.count() == 2
-    assert "held" in blocks.nth(0).inner_text()
-    assert said(blocks.nth(0).inner_text()) == expected(select, 21, down)
-    assert said(blocks.nth(1).inner_text()) == expected(select, 21, down + 1)
+    expect(blocks).to_have_count(2)
+    expect(blocks.first).to_contain_text("held")
+    for place, patch in ((1, down), (2, down + 1)):
+        told = said(page, patch, f"#lv-readout > div:nth-child({place})")
+        assert told == expected(select, 21, patch)
     canvas.press("Escape")
-    assert blocks.count() == 1
+    expect(blocks).to_have_count(1)
 
 
 def test_a_tap_shows_a_patch(phone, asked):  # noqa: F811
@@ -141,7 +154,7 @@ def test_a_tap_shows_a_patch(phone, asked):  # noqa: F811
     patch = next(p for p in range(20, scene.count) if seen(scene, p))
     x, y = middle(scene, patch, canvas.bounding_box())
     canvas.tap(position={"x": x, "y": y})
-    assert said(phone.inner_text("#lv-readout")) == expected(select, 21, patch)
+    assert said(phone, patch) == expected(select, 21, patch)
 
 
 def test_the_map_follows_the_slider_before_the_answer(page, asked):  # noqa: F811
@@ -153,7 +166,8 @@ def test_the_map_follows_the_slider_before_the_answer(page, asked):  # noqa: F81
         Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(r, 40);
         r.dispatchEvent(new Event('input', {bubbles: true})); }"""
     )
-    assert page.get_attribute("#lv-tokens .lv-canvas", "data-lv-live") == "40"
+    expect(page.locator("#lv-tokens .lv-canvas")).to_have_attribute("data-lv-live", "40")
+    settled(page)
     assert len(page.runs) == runs, "no model runs while it is dragged"
     kept = select(40).kept()
     for patch in [p for p in range(scene.count) if seen(scene, p)][::5]:
@@ -194,12 +208,10 @@ def test_the_similarity_map_outlines_what_the_slider_would_keep(page, asked):  #
 def test_play_shows_every_budget_and_stops(page):  # noqa: F811
     ready(page)
     page.click("[data-lv-play-budget]")
-    page.wait_for_function(
-        "Number(document.querySelector('.lv-canvas').dataset.lvLive) > 12", timeout=10_000
-    )
+    page.wait_for_function("Number(document.querySelector('.lv-canvas').dataset.lvLive) > 12")
     page.click("[data-lv-play-budget]")
     page.wait_for_function("!('lvLive' in document.querySelector('.lv-canvas').dataset)")
-    assert page.get_attribute("[data-lv-play-budget]", "aria-pressed") == "false"
+    expect(page.locator("[data-lv-play-budget]")).to_have_attribute("aria-pressed", "false")
 
 
 def test_the_animation_goes_up_to_all_tokens_and_back(page):  # noqa: F811
@@ -221,8 +233,8 @@ def test_the_animation_goes_up_to_all_tokens_and_back(page):  # noqa: F811
 def test_a_phrase_with_markup_is_shown_as_text(page, file):  # noqa: F811
     find(page, file, "<img src=x onerror=alert(1)> \"' disc")
     canvas = ready(page)
-    assert "<img src=x" in canvas.get_attribute("aria-label")
-    assert page.locator("img[src='x']").count() == 0
+    expect(canvas).to_have_attribute("aria-label", re.compile("<img src=x"))
+    expect(page.locator("img[src='x']")).to_have_count(0)
     assert page.faults == []
 
 

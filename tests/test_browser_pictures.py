@@ -8,7 +8,18 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from test_browser import answered, browser, file, page, server, upload  # noqa: F401
+from test_browser import (  # noqa: F401
+    about,
+    answered,
+    browser,
+    clear,
+    expect,
+    page,
+    server,
+    settled,
+    shows,
+    upload,
+)
 
 from litelvlm.images import read_image
 
@@ -85,26 +96,21 @@ def test_the_preview_is_the_upright_picture_that_the_model_sees(page, tmp_path):
             return i && i.complete && i.naturalWidth === w && i.naturalHeight === h; }""",
             arg=[seen.shape[1], seen.shape[0]],
         )
-        page.wait_for_timeout(700)  # a preview may be on its way
         shown = previewed(page)
         assert shown[..., 3].min() == 255, name
         assert np.abs(shown[..., :3] - seen).mean() < 3, name
         page.fill("#lv-phrases textarea", name)
         page.click("#lv-run")
-        page.wait_for_function(
-            "text => document.querySelector('#lv-masks').textContent.includes(text)", arg=name
-        )
+        about(page, name)
         answered(page)
-        page.wait_for_timeout(300)
-        assert "Settings changed" not in page.inner_text("#lv-state"), name
+        settled(page)
+        expect(page.locator("#lv-state")).not_to_contain_text("Settings changed")
 
 
 def test_what_cannot_be_read_is_told_at_once(page, tmp_path):  # noqa: F811
     path = tmp_path / "text.png"
     path.write_text("no picture")
-    page.locator("#lv-picture button[aria-label='Remove Image']").click()
-    page.wait_for_selector("#lv-picture img", state="detached")
+    clear(page)
     page.set_input_files("#lv-picture input[type=file]", str(path))
-    page.wait_for_selector("#lv-state .lv-error")
-    assert "not a picture that is known" in page.inner_text("#lv-state")
-    assert not page.is_visible("#lv-masks")
+    shows(page, "#lv-state .lv-error", "not a picture that is known")
+    expect(page.locator("#lv-masks")).to_be_hidden()

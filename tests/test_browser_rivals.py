@@ -9,7 +9,19 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from test_browser import about, answered, browser, dark, page, phone, server, tab  # noqa: F401
+from test_browser import (  # noqa: F401
+    about,
+    answered,
+    browser,
+    draw_much,
+    expect,
+    page,
+    phone,
+    server,
+    settled,
+    shows,
+    tab,
+)
 
 from litelvlm import viz
 from litelvlm.methods import METHODS
@@ -38,11 +50,12 @@ def alike(answers, whole):
 def choose(page, *names):  # noqa: F811
     """Make these the methods to compare."""
     box = page.locator("#lv-rivals")
-    while box.locator(".token-remove:not(.remove-all)").count():
-        box.locator(".token-remove:not(.remove-all)").first.click()
-    for name in names:
+    box.locator(".remove-all").click()
+    expect(box.locator(".token")).to_have_count(0)
+    for number, name in enumerate(names, 1):
         box.locator("input").click()
         page.get_by_role("option", name=LABELS[name], exact=True).click()
+        expect(box.locator(".token")).to_have_count(number)
     page.keyboard.press("Escape")
 
 
@@ -50,9 +63,8 @@ def compare(page, *names):  # noqa: F811
     tab(page, "Methods")
     choose(page, *names)
     page.click("#lv-compare-methods")
-    page.wait_for_function(
-        "n => document.querySelectorAll('#lv-beside .lv-rival').length === n", arg=len(names)
-    )
+    expect(page.locator("#lv-beside .lv-rival")).to_have_count(len(names))
+    settled(page)
 
 
 def layer(page, method, place):  # noqa: F811
@@ -65,9 +77,8 @@ def layer(page, method, place):  # noqa: F811
 def draw(page, done):  # noqa: F811
     tab(page, "Budget curve")
     page.click("#lv-sweep")
-    page.wait_for_function(
-        "text => document.querySelector('#lv-curve').textContent.includes(text)", arg=done
-    )
+    shows(page, "#lv-curve", done)
+    settled(page)
 
 
 def points(page):  # noqa: F811
@@ -106,7 +117,7 @@ def test_methods_side_by_side_show_what_the_engine_returns(page, engine):  # noq
         assert 0 < least <= median <= most
         assert np.array_equal(layer(page, name, 0), viz.token_layer(mine[0].token_map, size))
         assert np.array_equal(layer(page, name, 1), viz.mask_layer([mine[0].mask], size))
-    assert f"“{phrases[0]}” with 21 of 64 tokens" in page.inner_text("#lv-beside")
+    shows(page, "#lv-beside", f"“{phrases[0]}” with 21 of 64 tokens")
     assert page.faults == []
 
 
@@ -127,19 +138,18 @@ def test_the_comparison_follows_the_phrase_and_outlives_the_budget_alone(page): 
     page.click("#lv-run")
     about(page, "a wall")
     compare(page, "litelvlm", "context")
-    assert "“a wall” with 21" in page.inner_text("#lv-beside")
+    shows(page, "#lv-beside", "“a wall” with 21")
     page.locator("#lv-phrase label", has_text="the disc").click()
-    page.wait_for_function(
-        "document.querySelector('#lv-beside').textContent.includes('“the disc” with 21')"
-    )
+    shows(page, "#lv-beside", "“the disc” with 21")
     page.click("[data-lv-budget='32']")
     answered(page, "32 of 64")
-    assert "“the disc” with 21 of 64 tokens" in page.inner_text("#lv-beside")
+    settled(page)
+    shows(page, "#lv-beside", "“the disc” with 21 of 64 tokens")
     page.fill("#lv-phrases textarea", "something else")
     page.click("#lv-run")
     about(page, "something else")
-    assert page.locator("#lv-beside .lv-rival").count() == 0
-    assert page.locator("#lv-beside-figure a").count() == 0
+    expect(page.locator("#lv-beside .lv-rival")).to_have_count(0)
+    expect(page.locator("#lv-beside-figure a")).to_have_count(0)
 
 
 def test_one_method_is_nothing_to_compare_and_a_fifth_cannot_be_chosen(page):  # noqa: F811
@@ -147,14 +157,15 @@ def test_one_method_is_nothing_to_compare_and_a_fifth_cannot_be_chosen(page):  #
     names = ("litelvlm", "random", "grid", "context", "trim")
     choose(page, names[0])
     page.click("#lv-compare-methods")
-    page.wait_for_selector("#lv-beside .lv-error")
-    assert "choose 2 to 4 methods to compare, got 1" in page.inner_text("#lv-beside")
+    shows(page, "#lv-beside .lv-error", "choose 2 to 4 methods to compare, got 1")
     choose(page, *names[:4])
     page.locator("#lv-rivals input").click()
+    settled(page)
     fifth = page.get_by_role("option", name=LABELS[names[4]], exact=True)
     if fifth.count():
         fifth.click()
-    assert page.locator("#lv-rivals .token").count() == 4
+        settled(page)
+    expect(page.locator("#lv-rivals .token")).to_have_count(4)
 
 
 # ------------------------------------------------------------------------------------------- curve
@@ -181,7 +192,8 @@ def test_a_point_sets_the_budget_and_the_curve_stays(page, engine):  # noqa: F81
     assert line(page) == [21, pytest.approx(np.log(21 / 8) / np.log(64 / 8), abs=0.01)]
     page.locator("#lv-curve .lv-point[data-lv-budget='16']").first.click(force=True)
     answered(page, "16 of 64")
-    assert page.input_value("#lv-budget input[type=number]") == "16"
+    settled(page)
+    expect(page.locator("#lv-budget input[type=number]")).to_have_value("16")
     assert points(page) == before
     assert line(page) == [16, pytest.approx(np.log(16 / 8) / np.log(64 / 8), abs=0.01)]
     page.locator("#lv-curve .lv-point[data-lv-budget='32']").first.focus()
@@ -190,33 +202,28 @@ def test_a_point_sets_the_budget_and_the_curve_stays(page, engine):  # noqa: F81
     page.locator("#lv-budget input[type=range]").focus()
     page.keyboard.press("ArrowRight")
     answered(page, "33 of 64")
+    settled(page)
     assert points(page) == before
     assert line(page)[0] == 33
     page.fill("#lv-phrases textarea", "something else")
     page.click("#lv-run")
     about(page, "something else")
-    assert page.locator("#lv-curve .lv-point").count() == 0
+    expect(page.locator("#lv-curve .lv-point")).to_have_count(0)
 
 
 def test_a_cancelled_curve_keeps_its_points(page):  # noqa: F811
-    tab(page, "Budget curve")
-    page.click("#lv-curve-methods button")
-    for box in page.locator("#lv-ticked input").all():  # enough work to be cancelled
-        box.check()
-    page.click("#lv-sweep")
+    draw_much(page)
     page.wait_for_selector("#lv-curve .lv-point", state="attached")
     page.click("#lv-cancel")
-    page.wait_for_function(
-        "document.querySelector('#lv-curve').textContent.includes('Cancelled after')"
-    )
+    shows(page, "#lv-curve", "Cancelled after")
+    settled(page)
     done, total = map(
         int,
         re.search(r"Cancelled after (\d+) of (\d+) points", page.inner_text("#lv-curve")).groups(),
     )
-    page.wait_for_timeout(700)
     assert 0 < done < total
     assert len(points(page)) == done
-    assert not page.locator("#lv-curve .lv-progress").count()
+    expect(page.locator("#lv-curve .lv-progress")).to_have_count(0)
 
 
 def test_both_tabs_fit_a_phone(phone):  # noqa: F811

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pycocotools import mask as coco
-from test_browser import answered, browser, file, find, page, server, tab  # noqa: F401
+from test_browser import answered, browser, file, find, page, server, settled, shows, tab  # noqa: F401
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[1]
@@ -60,12 +60,14 @@ def test_python_command_and_client_answer_as_the_page(page, file, tmp_path, uplo
     else:
         page.locator("[data-lv-example='1']").click()
         answered(page)
+        settled(page)
     page.click("#lv-advanced button")
     page.get_by_label("Split").click()
     page.get_by_role("option", name="a quarter").click()
     page.click("#lv-run")
     tab(page, "Use it")
-    page.wait_for_function("document.querySelector('#lv-snippet')?.textContent.includes('0.25')")
+    shows(page, "#lv-snippet", "0.25")
+    settled(page)
     expected = results_of_the_page(page, tmp_path)
     assert any(mask.any() for mask in expected)
 

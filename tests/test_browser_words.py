@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from test_browser import browser, file, find, page, server, tab  # noqa: F401
+from test_browser import browser, expect, page, server, shows, tab  # noqa: F401
 
 from litelvlm.methods import METHODS
 from litelvlm.ui.examples import examples
@@ -13,13 +13,15 @@ from litelvlm.ui.examples import examples
 pytestmark = pytest.mark.browser
 
 
-def listed(page, name):  # noqa: F811
+def listed(page, name, count):  # noqa: F811
     page.click(f"#{name} input")
-    return page.locator("[role=option]").all_inner_texts()
+    options = page.locator("[role=option]")
+    expect(options).to_have_count(count)
+    return options.all_inner_texts()
 
 
 def test_methods_are_listed_in_groups(page):  # noqa: F811
-    texts = [text.strip().lstrip("✓").strip() for text in listed(page, "lv-method")]
+    texts = [text.strip().lstrip("✓").strip() for text in listed(page, "lv-method", len(METHODS))]
     groups = [text.rpartition(" · ")[2] for text in texts]
     assert list(dict.fromkeys(groups)) == ["before", "inside", "control"]
     assert groups == sorted(groups, key=["before", "inside", "control"].index)
@@ -30,7 +32,7 @@ def test_methods_are_listed_in_groups(page):  # noqa: F811
 
 
 def test_models_are_listed_with_what_they_are_good_for(page):  # noqa: F811
-    (text,) = listed(page, "lv-pick")
+    (text,) = listed(page, "lv-pick", 1)
     assert "tiny-random: toy size, random weights" in text
 
 
@@ -51,19 +53,18 @@ def test_scores_are_shown_as_ranks_or_as_clip_gives_them(page, pipe):  # noqa: F
     kept = pipe.select(scene, list(example.phrases), 21)[0]
     low = int((kept.similarity <= kept.threshold).sum())
     tab(page, "Similarity")
-    assert re.search(rf"cut at {low}\b", page.inner_text("#lv-sim"))
-    assert "raw dot product" not in page.inner_text("#lv-sim")
+    told = expect(page.locator("#lv-sim"))
+    told.to_contain_text(re.compile(rf"cut at {low}\b"), use_inner_text=True)
+    told.not_to_contain_text("raw dot product", use_inner_text=True)
     page.click("[data-lv-view='raw']")
-    assert f"cut at {kept.threshold:.4g}" in page.inner_text("#lv-sim")
-    assert page.get_attribute("[data-lv-view='raw']", "aria-pressed") == "true"
-    assert page.get_attribute("[data-lv-view='sides']", "aria-pressed") == "true", "masks apart"
+    shows(page, "#lv-sim", f"cut at {kept.threshold:.4g}")
+    for view in ("raw", "sides"):  # the masks' view is a choice of its own
+        expect(page.locator(f"[data-lv-view={view}]")).to_have_attribute("aria-pressed", "true")
 
 
 def test_words_of_the_trade_are_explained(page):  # noqa: F811
     tab(page, "Tokens")
-    assert "whatever the phrase" in page.get_attribute("#lv-tokens abbr", "title")
+    explained = page.locator("#lv-tokens abbr").first
+    expect(explained).to_have_attribute("title", re.compile("whatever the phrase"))
     page.click("#lv-advanced button")
-    page.wait_for_selector("#lv-advanced input")
-    told = page.inner_text("#lv-advanced")
-    for words in ("closed up (compact)", "the sentence of the answer", "stand out"):
-        assert words in told
+    shows(page, "#lv-advanced", "closed up (compact)", "the sentence of the answer", "stand out")
