@@ -87,10 +87,10 @@ def file(tmp_path):
 
 
 def settled(page):
-    """Wait until the page is idle and waits for nothing, for half a second of its own time."""
+    """Wait until the page is idle and waits for nothing, for a third of a second."""
     calm = 0
     while calm < 5:
-        page.wait_for_timeout(100)
+        page.wait_for_timeout(60)
         page.evaluate("new Promise(done => requestIdleCallback(() => done()))")
         calm = 0 if page.pending else calm + 1
 
@@ -111,10 +111,16 @@ def upload(page, file):
     settled(page)
 
 
+def ask(page, phrases):
+    """Type and press Find, when the page has taken note of what was typed."""
+    page.fill("#lv-phrases textarea", phrases)
+    settled(page)
+    page.click("#lv-run")
+
+
 def find(page, file, phrases="the disc"):
     upload(page, file)
-    page.fill("#lv-phrases textarea", phrases)
-    page.click("#lv-run")
+    ask(page, phrases)
     about(page, phrases.splitlines()[0])
     answered(page)
     settled(page)
@@ -391,14 +397,12 @@ def test_files_can_be_saved(page, file, tmp_path):
 # ------------------------------------------------------------------------------------------ errors
 def test_an_error_is_told_and_the_next_try_works(page, file):
     clear(page)
-    page.fill("#lv-phrases textarea", "")
-    page.click("#lv-run")
+    ask(page, "")
     shows(page, "#lv-state .lv-error", "Choose a picture")
     upload(page, file)
     page.click("#lv-run")
     shows(page, "#lv-state .lv-error", "Type what")
-    page.fill("#lv-phrases textarea", "a thing")
-    page.click("#lv-run")
+    ask(page, "a thing")
     answered(page)
     expect(page.locator("#lv-state .lv-error")).to_have_count(0)
 
@@ -407,13 +411,11 @@ def test_after_an_error_the_old_answer_is_marked_as_such(page, file):
     answers = page.locator(".tabitem:has(#lv-masks)")
     find(page, file)
     expect(answers).to_have_css("opacity", "1")
-    page.fill("#lv-phrases textarea", "?!")
-    page.click("#lv-run")
+    ask(page, "?!")
     page.wait_for_selector("#lv-state .lv-error")
     says(page, "the earlier answer to “the disc”")
     expect(answers).to_have_css("opacity", DIMMED)
-    page.fill("#lv-phrases textarea", "a thing")
-    page.click("#lv-run")
+    ask(page, "a thing")
     about(page, "a thing")
     expect(answers).to_have_css("opacity", "1")
 
@@ -459,9 +461,7 @@ def test_what_is_no_picture_is_refused_on_the_page(page, tmp_path, file):
     path.write_text("no picture")
     clear(page)
     page.set_input_files("#lv-picture input[type=file]", str(path))
-    page.fill("#lv-phrases textarea", "a thing")
-    settled(page)
-    page.click("#lv-run")
+    ask(page, "a thing")
     settled(page)
     shows(page, "#lv-state .lv-error", "not a picture that is known; JPEG, PNG, WEBP")
 

@@ -12,6 +12,7 @@ from test_browser import (  # noqa: F401
     DIMMED,
     about,
     answered,
+    ask,
     browser,
     clear,
     describes,
@@ -163,8 +164,7 @@ def test_the_phrase_shown_can_be_switched_while_the_answer_is_marked(page, file)
     marked(page)
     page.locator("#lv-phrase label", has_text="a wall").click()
     describes(page, "#lv-tokens", "a wall")
-    page.fill("#lv-phrases textarea", "?!")
-    page.click("#lv-run")
+    ask(page, "?!")
     page.wait_for_selector("#lv-state .lv-error")
     page.locator("#lv-phrase label", has_text="the disc").click()
     describes(page, "#lv-tokens", "the disc")
@@ -191,6 +191,7 @@ def test_a_link_opens_the_same_answer_with_all_options_in_the_same_tab(
     page.click("#lv-advanced button")
     for label, (option, _) in OPTIONS.items():
         pick(page, label, option)
+    settled(page)
     page.click("#lv-run")
     fresh(page)
     page.click("[data-lv-budget='32']")

@@ -11,6 +11,7 @@ from PIL import Image
 from test_browser import (  # noqa: F401
     about,
     answered,
+    ask,
     browser,
     clear,
     expect,
@@ -99,8 +100,7 @@ def test_the_preview_is_the_upright_picture_that_the_model_sees(page, tmp_path):
         shown = previewed(page)
         assert shown[..., 3].min() == 255, name
         assert np.abs(shown[..., :3] - seen).mean() < 3, name
-        page.fill("#lv-phrases textarea", name)
-        page.click("#lv-run")
+        ask(page, name)
         about(page, name)
         answered(page)
         settled(page)

@@ -12,6 +12,7 @@ from PIL import Image
 from test_browser import (  # noqa: F401
     about,
     answered,
+    ask,
     browser,
     draw_much,
     expect,
@@ -134,8 +135,7 @@ def test_the_figure_of_the_methods_can_be_saved(page, tmp_path):  # noqa: F811
 
 
 def test_the_comparison_follows_the_phrase_and_outlives_the_budget_alone(page):  # noqa: F811
-    page.fill("#lv-phrases textarea", "a wall\nthe disc")
-    page.click("#lv-run")
+    ask(page, "a wall\nthe disc")
     about(page, "a wall")
     compare(page, "litelvlm", "context")
     shows(page, "#lv-beside", "“a wall” with 21")
@@ -145,8 +145,7 @@ def test_the_comparison_follows_the_phrase_and_outlives_the_budget_alone(page): 
     answered(page, "32 of 64")
     settled(page)
     shows(page, "#lv-beside", "“the disc” with 21 of 64 tokens")
-    page.fill("#lv-phrases textarea", "something else")
-    page.click("#lv-run")
+    ask(page, "something else")
     about(page, "something else")
     expect(page.locator("#lv-beside .lv-rival")).to_have_count(0)
     expect(page.locator("#lv-beside-figure a")).to_have_count(0)
@@ -205,8 +204,7 @@ def test_a_point_sets_the_budget_and_the_curve_stays(page, engine):  # noqa: F81
     settled(page)
     assert points(page) == before
     assert line(page)[0] == 33
-    page.fill("#lv-phrases textarea", "something else")
-    page.click("#lv-run")
+    ask(page, "something else")
     about(page, "something else")
     expect(page.locator("#lv-curve .lv-point")).to_have_count(0)
 

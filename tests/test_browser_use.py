@@ -64,6 +64,7 @@ def test_python_command_and_client_answer_as_the_page(page, file, tmp_path, uplo
     page.click("#lv-advanced button")
     page.get_by_label("Split").click()
     page.get_by_role("option", name="a quarter").click()
+    settled(page)
     page.click("#lv-run")
     tab(page, "Use it")
     shows(page, "#lv-snippet", "0.25")
