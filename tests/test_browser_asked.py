@@ -29,6 +29,8 @@ from test_browser import (  # noqa: F401
     upload,
 )
 
+from litelvlm.ui.examples import examples
+
 pytestmark = pytest.mark.browser
 
 
@@ -104,9 +106,10 @@ def test_another_model_marks_the_answer(browser, two_models):  # noqa: F811
 
 
 def test_an_example_shows_the_model_that_answers_it(browser, two_models):  # noqa: F811
+    made = next(n for n, one in enumerate(examples()) if one.model == "nano")
     for visit in open_page(browser, two_models):
         visit.set_default_timeout(60_000)
-        visit.locator("[data-lv-example='1']").click()  # made for nano
+        visit.locator(f"[data-lv-example='{made}']").click()
         answered(visit, "by nano")
         settled(visit)
         expect(visit.locator("#lv-pick input")).to_have_value(re.compile("^nano\\b"))
@@ -186,8 +189,6 @@ def test_a_link_opens_the_same_answer_with_all_options_in_the_same_tab(
     server,  # noqa: F811
     pipe,
 ):
-    from litelvlm.ui.examples import examples
-
     page.click("#lv-advanced button")
     for label, (option, _) in OPTIONS.items():
         pick(page, label, option)
