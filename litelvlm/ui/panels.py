@@ -12,7 +12,7 @@ from litelvlm.pruning import Reason
 from litelvlm.result import GroundingResult
 from litelvlm.ui import charts, patch_map
 from litelvlm.ui.limits import WORK_SIDE
-from litelvlm.ui.pictures import esc, layer_image, stage, view_size
+from litelvlm.ui.pictures import data_url, esc, layer_at, layer_image, png, stage, view_size
 from litelvlm.ui.work import BLIND, Answer, Facts
 
 _REASON_CLASS = {
@@ -153,10 +153,11 @@ def masks(given: Answer) -> str:
     outline = np.repeat(line, 4, axis=-1)  # only the line of the unpruned masks, in white
     fill = pruned.copy()
     fill[..., 3] = np.where(fill[..., 3] == 255, 150, fill[..., 3])
+    few_url, all_url = data_url(png(pruned)), data_url(png(full))
     compare = stage(
         hw,
-        layer_image(full, all_words, "lv-left")
-        + layer_image(pruned, few_words, "lv-right")
+        layer_at(all_url, all_words, "lv-left")
+        + layer_at(few_url, few_words, "lv-right")
         + '<span class="lv-handle" aria-hidden="true"></span>'
         + f'<span class="lv-tag lv-tag-left">{all_tag}</span>'
         + f'<span class="lv-tag lv-tag-right">{few_tag}</span>'
@@ -165,8 +166,8 @@ def masks(given: Answer) -> str:
         "lv-compare",
     )
     sides = "".join(
-        stage(hw, layer_image(layer, words) + f'<span class="lv-tag lv-tag-left">{tag}</span>')
-        for layer, words, tag in ((pruned, few_words, few_tag), (full, all_words, all_tag))
+        stage(hw, layer_at(url, words) + f'<span class="lv-tag lv-tag-left">{tag}</span>')
+        for url, words, tag in ((few_url, few_words, few_tag), (all_url, all_words, all_tag))
     )
     overlay = stage(
         hw,

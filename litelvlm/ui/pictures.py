@@ -74,7 +74,12 @@ def stage(hw: tuple[int, int], inner: str, kind: str = "") -> str:
 
 def layer_image(layer: np.ndarray, alt: str, kind: str = "") -> str:
     """A layer over the photo of a `stage`."""
-    return f'<img class="lv-layer {kind}" src="{data_url(png(layer))}" alt="{esc(alt)}"/>'
+    return layer_at(data_url(png(layer)), alt, kind)
+
+
+def layer_at(url: str, alt: str, kind: str = "") -> str:
+    """The same of a layer that is encoded already."""
+    return f'<img class="lv-layer {kind}" src="{url}" alt="{esc(alt)}"/>'
 
 
 def figure_bytes(figure: object, kind: str) -> bytes:
