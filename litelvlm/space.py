@@ -43,17 +43,12 @@ class Space:
     Attributes:
         model: the model that answers, a name of `families.table.PRESETS`.
         hardware: "cpu-basic", "zero" (ZeroGPU) or "gpu" (a GPU of its own).
-        name: "user/name" of it; None leaves out what needs its address, the picture that goes
-            with links to it.
     """
 
     model: str = "nano"
     hardware: str = "cpu-basic"
-    name: str | None = None
 
     def __post_init__(self) -> None:
-        if self.name is not None:
-            check_name(self.name)
         if self.hardware not in HARDWARE:
             raise InputError(
                 f"hardware must be one of {', '.join(HARDWARE)}, got {self.hardware!r}"
@@ -62,8 +57,13 @@ class Space:
             raise InputError(f"model must be one of {', '.join(PRESETS)}, got {self.model!r}")
 
 
-def front_matter(space: Space) -> str:
-    """The YAML block at the top of the Space's README, with its fences."""
+def front_matter(space: Space, repository: str | None = None) -> str:
+    """The YAML block at the top of the Space's README, with its fences.
+
+    Args:
+        space: what kind of Space.
+        repository: "user/name"; None leaves out the picture that goes with links to it.
+    """
     suggested = {"cpu-basic": "cpu-basic", "zero": "zero-a10g", "gpu": "l40sx1"}[space.hardware]
     lines = [
         "title: LiteLVLM",
@@ -78,8 +78,8 @@ def front_matter(space: Space) -> str:
         "license: apache-2.0",
         f"suggested_hardware: {suggested}",
     ]
-    if space.name:
-        lines.append(f"thumbnail: {ADDRESS}/{space.name}/resolve/main/assets/{CARD}")
+    if repository:
+        lines.append(f"thumbnail: {ADDRESS}/{repository}/resolve/main/assets/{CARD}")
     preset = PRESETS[space.model]
     sources = [source for source in (preset.hub, preset.tower) if source]
     if sources:
@@ -100,12 +100,13 @@ def requirements(lines: list[str]) -> str:
     return "\n".join(kept) + "\n"
 
 
-def assemble(folder: Path, space: Space | None = None) -> list[Path]:
+def assemble(folder: Path, space: Space | None = None, repository: str | None = None) -> list[Path]:
     """Write the Space's files.
 
     Args:
         folder: where; must be missing or empty.
         space: what kind of Space.
+        repository: as for `front_matter`.
 
     Returns:
         The files written, relative to `folder`, sorted.
@@ -130,7 +131,7 @@ def assemble(folder: Path, space: Space | None = None) -> list[Path]:
     shutil.copy(asset(CARD), folder / "assets" / CARD)
     (folder / "app.py").write_text(APP, encoding="utf-8")
     (folder / "requirements.txt").write_text(requirements(_requirements()), encoding="utf-8")
-    readme = front_matter(space) + _README.format(model=space.model)
+    readme = front_matter(space, repository) + _README.format(model=space.model)
     (folder / "README.md").write_text(readme, encoding="utf-8")
     licence = package.parent / "LICENSE"
     if licence.is_file():

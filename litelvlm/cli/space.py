@@ -32,15 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Assemble, and upload unless it is a dry run; return 0."""
-    from litelvlm.space import Space, assemble, push
+    from litelvlm.space import Space, assemble, check_name, push
 
-    space = Space(args.model, args.hardware, args.name)
+    check_name(args.name)
+    space = Space(args.model, args.hardware)
     if args.dry_run is not None:
-        files = assemble(args.dry_run, space)
+        files = assemble(args.dry_run, space, args.name)
         size = sum((args.dry_run / file).stat().st_size for file in files)
         print(f"{len(files)} files, {size / 1e6:.1f} MB in {args.dry_run}; nothing was sent")
         return 0
     with tempfile.TemporaryDirectory(prefix="litelvlm-space-") as folder:
-        assemble(Path(folder) / "space", space)
+        assemble(Path(folder) / "space", space, args.name)
         print(push(Path(folder) / "space", args.name, space, args.private))
     return 0
