@@ -120,8 +120,8 @@ def test_pictures_behind_an_address_are_annotated(root, tmp_path):
     (good,), (missing,) = (json.loads(line) for line in lines)
     assert good["error"] is None
     assert good["rle"]["size"] == [6, 8]
-    assert f"{root}/sub/none.png: no such file".endswith(missing["error"])  # the end of a long one
-    assert missing["error"].endswith("/sub/none.png: no such file")
+    told = f"{root}/sub/none.png"[-80:]  # the end of a long one
+    assert missing["error"] == f"{told}: no such file"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_sa2va import write_guide
 from tiny_vlm import WORDS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -71,13 +72,7 @@ def write_florence(folder):
                 parameter.normal_(std=0.5)
     model.generation_config.update(num_beams=2, no_repeat_ngram_size=3, forced_bos_token_id=0)
     model.save_pretrained(folder)
-    half = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2)
-    clip = transformers.CLIPConfig(
-        vision_config=half | dict(image_size=64, patch_size=16),
-        text_config=half | dict(vocab_size=49408, max_position_embeddings=77, eos_token_id=49407),
-        projection_dim=12,
-    )
-    transformers.CLIPModel(clip).save_pretrained(folder / "clip")
+    write_guide(folder)
     return folder
 
 
